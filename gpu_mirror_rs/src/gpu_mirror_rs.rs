@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A GPU mirror: a device that works on a process's own addresses.
+//!
+//! Port of `lib/test_hmm.c`, the kernel's own device driver for heterogeneous memory management,
+//! with its ioctls (`lib/test_hmm_uapi.h`), on [`mmu_notifier_helpers`].
+//!
+//! # Layout
+//!
+//! - `device`: the devices, each a node in `/dev`; `counters`: what they show in debugfs.
+//! - `file`: an open device, its ioctls and `mmap`; `uapi`: their numbers and structures.
+//! - `mirror`: the mirrored address space: zap, publish, fault.
+//! - [`page_table`]: the device's page table. Pure, runs on the host.
+//! - `engine`: what moves the data.
+//! - `ffi_*`: the little that needs unsafe code.
+
+#[cfg(CONFIG_RUST)]
+mod counters;
+#[cfg(CONFIG_RUST)]
+mod device;
+#[cfg(CONFIG_RUST)]
+mod engine;
+#[cfg(CONFIG_RUST)]
+mod ffi_device;
+#[cfg(CONFIG_RUST)]
+mod ffi_engine;
+#[cfg(CONFIG_RUST)]
+mod file;
+#[cfg(CONFIG_RUST)]
+mod mirror;
+pub mod page_table;
+#[cfg(CONFIG_RUST)]
+mod uapi;
+
+#[cfg(CONFIG_RUST)]
+use device::Devices;
+
+#[cfg(CONFIG_RUST)]
+kernel::prelude::module! {
+    type: Devices,
+    name: "gpu_mirror_rs",
+    authors: ["mmu_notifier_helpers maintainers"],
+    description: "GPU mirror: a device that works on a process's own addresses",
+    license: "GPL",
+}
