@@ -5,6 +5,7 @@
 
 #![allow(
     clippy::all,
+    clippy::undocumented_unsafe_blocks,
     improper_ctypes,
     dead_code,
     missing_docs,

@@ -25,10 +25,10 @@ use kernel::{
     types::NotThreadSafe,
 };
 
-const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID as usize;
-const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE as usize;
-const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR as usize;
-const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS as usize;
+const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
+const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
+const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
+const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
 const ORDER_MASK: usize = 0x1f;
 
@@ -163,7 +163,7 @@ impl Entry {
     /// Whether it is the page of zeroes that stands for memory never written.
     pub fn is_zero_page(&self) -> bool {
         // SAFETY: The function compares numbers.
-        unsafe { bindings::mnh_is_zero_pfn(self.pfn() as _) }
+        unsafe { bindings::mnh_is_zero_pfn(self.pfn()) }
     }
 
     /// Copies the page to `dst`.
@@ -179,7 +179,7 @@ impl Entry {
         // SAFETY: `dst` is a page long. The type invariant says that the frame was mapped when the
         // entry was read, by the caller's promise no invalidation of it has completed since, and
         // frames that can be faulted in for a process have a `struct page` and a kernel mapping.
-        unsafe { bindings::mnh_copy_from_pfn(dst.as_mut_ptr().cast(), self.pfn() as _) }
+        unsafe { bindings::mnh_copy_from_pfn(dst.as_mut_ptr().cast(), self.pfn()) }
     }
 
     /// Copies `src` to the page.
@@ -190,7 +190,7 @@ impl Entry {
     pub unsafe fn copy_from(&self, src: &[u8; PAGE_SIZE]) {
         // SAFETY: As in `copy_to`, and by the caller's promise the process may write to the page,
         // so it is shared with nobody who may not see the write.
-        unsafe { bindings::mnh_copy_to_pfn(self.pfn() as _, src.as_ptr().cast()) }
+        unsafe { bindings::mnh_copy_to_pfn(self.pfn(), src.as_ptr().cast()) }
     }
 }
 
