@@ -5,38 +5,42 @@
 #![forbid(unsafe_code)]
 
 use kernel::{
-    debugfs::ScopedDir,
+    debugfs::{Dir, File},
+    prelude::*,
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// Counts since the module was loaded. They wrap.
+/// Counts since the module was loaded, each a file with a decimal number. They wrap.
+///
+/// Each file is an object of its own: `debugfs::Dir::scope` would make them in the root of debugfs
+/// when memory for their directory is short, and not remove them.
+#[pin_data]
 pub(crate) struct Counters {
     /// Ranges that were faulted in.
-    pub(crate) faults: Atomic<u64>,
+    #[pin]
+    pub(crate) faults: File<Atomic<u64>>,
     /// Pages in these ranges.
-    pub(crate) pages: Atomic<u64>,
+    #[pin]
+    pub(crate) pages: File<Atomic<u64>>,
     /// Invalidations that reached a mirror.
-    pub(crate) invalidations: Atomic<u64>,
+    #[pin]
+    pub(crate) invalidations: File<Atomic<u64>>,
     /// Times that a range was read again, because an invalidation interfered.
-    pub(crate) collisions: Atomic<u64>,
+    #[pin]
+    pub(crate) collisions: File<Atomic<u64>>,
 }
 
 impl Counters {
-    pub(crate) fn new() -> Self {
-        Self {
-            faults: Atomic::new(0),
-            pages: Atomic::new(0),
-            invalidations: Atomic::new(0),
-            collisions: Atomic::new(0),
-        }
-    }
-
-    /// Makes a file for each, which holds the decimal number.
-    pub(crate) fn expose<'data>(&'data self, dir: &ScopedDir<'data, '_>) {
-        dir.read_only_file(c"faults", &self.faults);
-        dir.read_only_file(c"pages", &self.pages);
-        dir.read_only_file(c"invalidations", &self.invalidations);
-        dir.read_only_file(c"collisions", &self.collisions);
+    /// Counters at zero, with their files in `dir`. Without memory for the files they count all the
+    /// same.
+    pub(crate) fn new(dir: &Dir) -> impl PinInit<Self, Error> + '_ {
+        let zero = || Ok::<_, Error>(Atomic::new(0));
+        try_pin_init!(Self {
+            faults <- dir.read_only_file(c"faults", zero()),
+            pages <- dir.read_only_file(c"pages", zero()),
+            invalidations <- dir.read_only_file(c"invalidations", zero()),
+            collisions <- dir.read_only_file(c"collisions", zero()),
+        }? Error)
     }
 }
 

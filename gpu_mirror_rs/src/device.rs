@@ -6,7 +6,7 @@
 
 use crate::{counters::Counters, file::File};
 use kernel::{
-    debugfs::{Dir, Scope},
+    debugfs::Dir,
     miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
     prelude::*,
     sync::Arc,
@@ -42,7 +42,7 @@ pub(crate) struct Device {
 #[pin_data]
 pub(crate) struct Shared {
     #[pin]
-    pub(crate) counters: Scope<Counters>,
+    pub(crate) counters: Counters,
 }
 
 impl Device {
@@ -50,10 +50,9 @@ impl Device {
     ///
     /// A device is the only place where a [`MiscDeviceRegistration`] for [`File`] is made.
     pub(crate) fn register(name: &'static CStr, debugfs: &Dir) -> impl PinInit<Self, Error> {
-        let counters = debugfs.scope(Ok::<_, Error>(Counters::new()), name, Counters::expose);
         let shared = Arc::pin_init(
             try_pin_init!(Shared {
-                counters <- counters
+                counters <- Counters::new(&debugfs.subdir(name)),
             }? Error),
             GFP_KERNEL,
         );
