@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How long the GPU mirror's descriptors, transfers and pages live: descriptors
+ * that are inherited, duplicated, closed in use or left without their memory,
+ * and processes that end while the device works for them.
+ */
+#include "kselftest_harness.h"
+#include "gpu_mirror.h"
+
+FIXTURE(lifetime)
+{
+	int fd;
+};
+
+FIXTURE_VARIANT(lifetime)
+{
+	int unit;
+};
+
+FIXTURE_VARIANT_ADD(lifetime, dmirror0)
+{
+	.unit = 0,
+};
+
+FIXTURE_VARIANT_ADD(lifetime, dmirror1)
+{
+	.unit = 1,
+};
+
+FIXTURE_SETUP(lifetime)
+{
+	self->fd = device_open(variant->unit);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(lifetime)
+{
+	EXPECT_EQ(0, self->fd < 0 ? 0 : close(self->fd));
+}
+
+TEST_F(lifetime, opens_a_thousand_times)
+{
+	void *mem = map(1, RW, PRIVATE);
+	void *data = map(1, RW, PRIVATE);
+	int i;
+
+	fill(mem, 1, OLD_DATA);
+	for (i = 0; i < 1000; i++) {
+		int fd = device_open(variant->unit);
+
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, i % 10 ? 0 : device_read(fd, mem, data, 1));
+		ASSERT_EQ(0, close(fd));
+	}
+	EXPECT_TRUE(holds(data, 0, 1, OLD_DATA));
+}
+
+TEST_F(lifetime, opens_many_at_once)
+{
+	void *mem = map(1, RW, PRIVATE);
+	void *data = map(1, RW, PRIVATE);
+	int fd[64];
+	size_t i;
+
+	fill(mem, 1, OLD_DATA);
+	for (i = 0; i < ARRAY_SIZE(fd); i++) {
+		fd[i] = device_open(variant->unit);
+		ASSERT_LE(0, fd[i]);
+		ASSERT_EQ(0, device_read(fd[i], mem, data, 1));
+	}
+	map_at(mem, 1, RW);
+	for (i = 0; i < ARRAY_SIZE(fd); i++) {
+		ASSERT_EQ(0, device_read(fd[i], mem, data, 1));
+		ASSERT_TRUE(is_zero(data, 1));
+		ASSERT_EQ(0, close(fd[i]));
+	}
+}
+
+TEST_F(lifetime, duplicate_is_the_same_mirror)
+{
+	int copy = dup(self->fd);
+
+	ASSERT_LE(0, copy);
+	EXPECT_TRUE(device_works(copy));
+	EXPECT_EQ(0, close(self->fd));
+	self->fd = copy;
+	EXPECT_TRUE(device_works(copy));
+}
+
+/* An inherited descriptor goes on mirroring the process that opened it. */
+TEST_F(lifetime, inherited_descriptor_sees_parent)
+{
+	void *mem = map(33, RW, PRIVATE);
+	void *data = map(33, RW, PRIVATE);
+	pid_t pid;
+
+	fill(mem, 33, OLD_DATA);
+	pid = start_child();
+	if (!pid) {
+		fill(mem, 33, OTHER_DATA);
+		ASSERT_EQ(0, device_read(self->fd, mem, data, 33));
+		ASSERT_TRUE(holds(data, 0, 33, OLD_DATA));
+		fill(data, 33, NEW_DATA);
+		ASSERT_EQ(0, device_write(self->fd, mem, data, 33));
+		ASSERT_TRUE(holds(mem, 0, 33, OTHER_DATA));
+		unmap(mem, 33);
+		ASSERT_EQ(0, device_read(self->fd, mem, data, 33));
+		_exit(0);
+	}
+	ASSERT_EQ(0, wait_child(pid));
+	EXPECT_TRUE(holds(mem, 0, 33, NEW_DATA));
+}
+
+static void expect_outlived(struct __test_metadata *_metadata, int fd)
+{
+	void *mem = map(2, RW, PRIVATE);
+	void *data = map(2, RW, PRIVATE);
+	size_t i;
+
+	fill(mem, 2, OLD_DATA);
+	for (i = 0; i < ARRAY_SIZE(transfers); i++) {
+		int ret = device_do(fd, transfers[i], mem, data, 2);
+
+		EXPECT_EQ(-EFAULT, ret) {
+			TH_LOG("command %#lx", transfers[i]);
+		}
+	}
+	EXPECT_EQ(-EINVAL, device_snapshot(fd, mem, data, 2));
+	EXPECT_TRUE(holds(mem, 0, 2, OLD_DATA) && is_zero(data, 2));
+}
+
+TEST_F(lifetime, descriptor_outlives_its_memory)
+{
+	struct gate orphaned = gate(), done = gate();
+	void *mem = map(33, RW, PRIVATE);
+	void *data = map(33, RW, PRIVATE);
+	pid_t pid = start_child();
+
+	if (!pid) {
+		int fd = device_open(variant->unit);
+
+		fill(mem, 33, OLD_DATA);
+		ASSERT_EQ(0, device_read(fd, mem, data, 33));
+		if (start_child())
+			_exit(0);
+		ASSERT_TRUE(gate_wait(&orphaned));
+		expect_outlived(_metadata, fd);
+		ASSERT_EQ(0, close(fd));
+		gate_open(&done);
+		_exit(0);
+	}
+	ASSERT_EQ(0, wait_child(pid));
+	gate_open(&orphaned);
+	ASSERT_TRUE(gate_wait(&done));
+}
+
+/* The memory goes away while another process has the device work on it. */
+TEST_F(lifetime, memory_ends_under_transfer)
+{
+	struct gate opened = gate(), working = gate(), done = gate();
+	void *mem = map(MANY_PAGES, RW, PRIVATE);
+	void *data = map(MANY_PAGES, RW, PRIVATE);
+	pid_t pid = start_child();
+
+	if (!pid) {
+		int ret, fd = device_open(variant->unit);
+
+		fill(mem, MANY_PAGES, OLD_DATA);
+		if (start_child()) {
+			gate_open(&opened);
+			pause();
+		}
+		while (!(ret = device_read(fd, mem, data, MANY_PAGES))) {
+			ASSERT_TRUE(holds(data, 0, MANY_PAGES, OLD_DATA));
+			gate_open(&working);
+		}
+		ASSERT_EQ(-EFAULT, ret);
+		expect_outlived(_metadata, fd);
+		gate_open(&done);
+		_exit(0);
+	}
+	ASSERT_TRUE(gate_wait(&opened));
+	ASSERT_TRUE(gate_wait(&working));
+	kill(pid, SIGKILL);
+	wait_child(pid);
+	ASSERT_TRUE(gate_wait(&done));
+}
+
+/* What the image that is executed below does with the descriptor it is left. */
+static int run_after_exec(int fd)
+{
+	struct __test_metadata meta = { .name = "after_exec" }, *_metadata = &meta;
+
+	expect_outlived(_metadata, fd);
+	return meta.exit_code;
+}
+
+TEST_F(lifetime, descriptor_stays_open_over_exec)
+{
+	pid_t pid = start_child();
+
+	if (!pid) {
+		void *mem = map(33, RW, PRIVATE);
+		char number[16];
+
+		/* The memory that this process is about to leave behind. */
+		int fd = device_open(variant->unit);
+
+		ASSERT_EQ(0, device_write(fd, mem, mem, 33));
+		snprintf(number, sizeof(number), "%d", fd);
+		execl("/proc/self/exe", "gpu_mirror_lifetime", "--after-exec", number, NULL);
+		die("execl");
+	}
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+/* Starts @c, whose data or memory is in @trap, and returns when it is in there. */
+static void start_into_trap(struct command *c, struct trap *trap)
+{
+	command_start(c);
+	trap_wait(trap);
+}
+
+TEST_F(lifetime, closes_under_transfer)
+{
+	struct command c = { self->fd, HMM_DMIRROR_READ_UNLOCKED };
+	struct trap trap;
+
+	c.addr = map(3, RW, PRIVATE);
+	c.ptr = map(3, RW, PRIVATE);
+	c.npages = 3;
+	if (!trap_set(&trap, c.addr, 3))
+		SKIP(return, NO_USERFAULTFD);
+	start_into_trap(&c, &trap);
+	EXPECT_EQ(0, close(self->fd));
+	self->fd = -1;
+	trap_release(&trap, OLD_DATA);
+	EXPECT_EQ(0, command_end(&c));
+	EXPECT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
+	EXPECT_EQ(-EBADF, device_read(c.fd, c.addr, c.ptr, 3));
+}
+
+/* A fault that sleeps reads nothing that is gone by the time it ends. */
+TEST_F(lifetime, fault_sees_change_while_it_sleeps)
+{
+	struct command c = { self->fd, HMM_DMIRROR_READ_UNLOCKED };
+	struct trap trap;
+
+	c.addr = map(4, RW, PRIVATE);
+	c.ptr = map(4, RW, PRIVATE);
+	c.npages = 4;
+	fill(c.addr, 3, OLD_DATA);
+	if (!trap_set(&trap, page_at(c.addr, 3), 1))
+		SKIP(return, NO_USERFAULTFD);
+	start_into_trap(&c, &trap);
+	map_at(c.addr, 1, RW);
+	fill(c.addr, 1, NEW_DATA);
+	protect(page_at(c.addr, 1), 1, PROT_READ);
+	advise(page_at(c.addr, 2), 1, MADV_DONTNEED);
+	trap_release(&trap, OTHER_DATA);
+	EXPECT_EQ(0, command_end(&c));
+	EXPECT_TRUE(page_holds(c.ptr, 0, NEW_DATA) && page_holds(c.ptr, 1, OLD_DATA));
+	EXPECT_TRUE(is_zero(page_at(c.ptr, 2), 1));
+	EXPECT_TRUE(page_holds(page_at(c.ptr, 3), 0, OTHER_DATA));
+}
+
+/* A transfer that sleeps on its data holds up nobody who changes the memory. */
+TEST_F(lifetime, invalidation_does_not_wait_for_data)
+{
+	const unsigned long requests[] = { HMM_DMIRROR_READ, HMM_DMIRROR_WRITE };
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(requests); i++) {
+		struct command c = { self->fd, requests[i] };
+		struct trap trap;
+
+		c.addr = map(2, RW, PRIVATE);
+		c.ptr = map(2, RW, PRIVATE);
+		c.npages = 2;
+		if (!trap_set(&trap, c.ptr, 2))
+			SKIP(return, NO_USERFAULTFD);
+		fill(c.addr, 2, OLD_DATA);
+		start_into_trap(&c, &trap);
+		fill(c.addr, 2, OTHER_DATA);
+		move(c.addr, 2, page_at(map(3, RW, PRIVATE), 1));
+		map_at(c.addr, 2, RW);
+		trap_release(&trap, NEW_DATA);
+		ASSERT_EQ(0, command_end(&c));
+		if (requests[i] == HMM_DMIRROR_WRITE) {
+			EXPECT_TRUE(holds(c.addr, 0, 2, NEW_DATA));
+		} else {
+			EXPECT_TRUE(is_zero(c.addr, 2));
+			EXPECT_FALSE(page_holds(c.ptr, 0, NEW_DATA));
+		}
+	}
+}
+
+enum ending {
+	BY_SIGNAL,
+	BY_EXIT,
+};
+
+/* Ends a process whose thread is inside the command, asleep in a trap. */
+static void end_in_trap(struct __test_metadata *_metadata, int unit, unsigned long request,
+			bool trap_is_data, enum ending ending)
+{
+	struct gate trapped = gate();
+	pid_t pid = start_child();
+
+	if (!pid) {
+		struct command c = { device_open(unit), request };
+		struct trap trap;
+
+		c.addr = map(3, RW, PRIVATE);
+		c.ptr = map(3, RW, PRIVATE);
+		c.npages = 3;
+		if (!trap_set(&trap, trap_is_data ? c.ptr : c.addr, 3))
+			die("userfaultfd");
+		start_into_trap(&c, &trap);
+		gate_open(&trapped);
+		if (ending == BY_EXIT)
+			_exit(0);
+		pause();
+	}
+	ASSERT_TRUE(gate_wait(&trapped));
+	if (ending == BY_SIGNAL)
+		kill(pid, SIGKILL);
+	EXPECT_EQ(ending == BY_SIGNAL ? SIGKILL : 0, wait_child(pid));
+	close(trapped.out);
+}
+
+TEST_F(lifetime, process_ends_in_transfer)
+{
+	struct trap trap;
+	int i;
+
+	if (!trap_set(&trap, map(1, RW, PRIVATE), 1))
+		SKIP(return, NO_USERFAULTFD);
+	for (i = 0; i < 8; i++) {
+		enum ending ending = i % 2 ? BY_EXIT : BY_SIGNAL;
+
+		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_READ, true, ending);
+		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_WRITE, true, ending);
+		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_READ_UNLOCKED, false, ending);
+	}
+	EXPECT_TRUE(device_works(self->fd));
+}
+
+TEST_F(lifetime, process_is_killed_between_transfers)
+{
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		struct gate working = gate();
+		pid_t pid = start_child();
+
+		if (!pid) {
+			void *mem = map(MANY_PAGES, RW, PRIVATE);
+			void *data = map(MANY_PAGES, RW, PRIVATE);
+			int fd = device_open(variant->unit);
+
+			for (;;) {
+				ASSERT_EQ(0, device_read(fd, mem, data, MANY_PAGES));
+				gate_open(&working);
+				ASSERT_EQ(0, device_write(fd, mem, data, MANY_PAGES));
+				advise(mem, MANY_PAGES, MADV_DONTNEED);
+			}
+		}
+		ASSERT_TRUE(gate_wait(&working));
+		kill(pid, SIGKILL);
+		EXPECT_EQ(SIGKILL, wait_child(pid));
+		close(working.out);
+	}
+	EXPECT_TRUE(device_works(self->fd));
+}
+
+TEST_F(lifetime, process_exits_with_live_mirror)
+{
+	pid_t pid = start_child();
+
+	if (!pid) {
+		ASSERT_TRUE(device_works(device_open(variant->unit)));
+		ASSERT_TRUE(device_works(device_open(variant->unit)));
+		_exit(0);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_TRUE(device_works(self->fd));
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "--after-exec"))
+		return run_after_exec(atoi(argv[2]));
+	return test_harness_run(argc, argv);
+}
