@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::kernel::Kind;
+use crate::modules::Which;
+
+/// What the environment may say, for the end of the help.
+const ENVIRONMENT: &str = "\
+Environment:
+  KDIR            a kernel tree of yours, configured with Rust and built with LLVM=1, used in place of ours
+  XDG_CACHE_HOME  where the cache goes, as mmu-notifier-helpers; ~/.cache if not set
+  RUST_LIB_SRC    the source of Rust's library, if it is not where Debian has it";
+
+/// What `exec` returns.
+const STATUSES: &str = "\
+The guest sees the host's files, in the same places, and starts in the same directory with the same environment. \
+It can write anywhere; what it writes is gone when it ends. Results leave through standard output, which is the \
+program's alone; standard input and standard error are passed as well.
+
+Exit status:
+  121  the device nodes are not those of the driver that was asked for; the program did not run
+  122  the guest did not come up, or went down before the program ended
+  123  the kernel's log has a report (WARNING, BUG, oops, lockdep, KASAN, ...), which is printed;
+       this wins over the program's own status
+  124  the program was not done within --timeout
+  125  the runner failed before that: bad arguments, no kernel, no disk, ...
+  126  the program cannot be run
+  127  there is no such program
+  any other is the program's own, or 128 and the number of the signal that ended it";
+
+/// Builds a kernel and boots it, to run the project's drivers and what checks them.
+#[derive(Debug, Parser)]
+#[command(name = "ci/run", after_help = ENVIRONMENT, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// The checkout to work on.
+    #[arg(long, hide = true, default_value = ".")]
+    pub(crate) checkout: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a process and the mirrored device at work on the same pointers
+    Demo,
+    /// Run what checks the project
+    Test(Test),
+    /// Boot, load a GPU mirror and run a program in the guest
+    #[command(after_help = STATUSES)]
+    Exec(Exec),
+    /// Boot, load a GPU mirror and give a shell in the guest
+    Shell(Boot),
+    /// Build the kernel only
+    Kernel {
+        /// Which kernel
+        #[arg(long, value_enum, default_value = "debug")]
+        kernel: Kind,
+        /// Look for a newer kernel at Debian's
+        #[arg(long)]
+        update: bool,
+    },
+    /// Check format, lints and style; no warning passes
+    Lint,
+    /// Give the disk back: remove the cache
+    Clean {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Keep what was downloaded
+        #[arg(long)]
+        keep_source: bool,
+    },
+    /// Runs inside the guest.
+    #[command(hide = true)]
+    Guest {
+        /// The orders.
+        spec: PathBuf,
+    },
+}
+
+/// What to boot.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Boot {
+    /// Which kernel
+    #[arg(long, value_enum, default_value = "debug")]
+    pub(crate) kernel: Kind,
+    /// Whose GPU mirror to load
+    #[arg(long, value_enum, default_value = "rust")]
+    pub(crate) driver: Which,
+    /// Count instructions: the guest's clock advances by 1 ns for each; one CPU, no KVM
+    #[arg(long, conflicts_with = "smp")]
+    pub(crate) icount: bool,
+    /// How many CPUs the guest has
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) smp: u32,
+    /// How much memory the guest has, with M or G
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory)]
+    pub(crate) mem: String,
+    /// More for the kernel's command line
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) boot: Boot,
+    /// Seconds that the program may take; 0 is for ever
+    #[arg(long, value_name = "SECONDS", default_value = "600")]
+    pub(crate) timeout: u64,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `test`.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// The release kernel, repetitions and the long suites as well
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Only this suite; may be given more than once
+    #[arg(long = "suite", value_name = "NAME")]
+    pub(crate) suites: Vec<String>,
+    /// Name the suites
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Write the results as JUnit XML as well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+}
+
+/// A size that is at least enough to boot with.
+fn memory(text: &str) -> Result<String, String> {
+    let upper = text.to_uppercase();
+    let megabytes = match upper.strip_suffix('G') {
+        Some(number) => number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1024)),
+        None => upper
+            .strip_suffix('M')
+            .and_then(|number| number.parse().ok()),
+    };
+    match megabytes {
+        Some(256..) => Ok(upper),
+        Some(_) => Err("a guest needs 256M at least".into()),
+        None => Err("a size is a number and M or G, like 2G".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_size_of_memory_has_a_unit() {
+        assert_eq!(memory("2g").as_deref(), Ok("2G"));
+        assert_eq!(memory("512M").as_deref(), Ok("512M"));
+        for bad in [
+            "",
+            "2",
+            "G",
+            "-1G",
+            "12M",
+            "18446744073709551615G",
+            "2G,foo",
+        ] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What runs inside the guest, as root, before, around and after the program.
+//!
+//! The guest sees the host's files through an overlay: it can write anywhere,
+//! and what it writes is gone when it ends. The host hears of the guest's
+//! progress as lines of JSON on a port of its own.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+use nix::kmod::{finit_module, ModuleInitFlags};
+use nix::mount::{mount, MsFlags};
+use nix::sys::stat::{makedev, mknod, Mode, SFlag};
+use serde::{Deserialize, Serialize};
+
+/// The port that carries the events.
+pub(crate) const CONTROL_PORT: &str = "ci.control";
+/// The port that carries the program's standard error.
+pub(crate) const STDERR_PORT: &str = "ci.stderr";
+/// The ports of virtme-ng for the other streams.
+const STDIN_PORT: &str = "virtme.stdin";
+const STDOUT_PORT: &str = "virtme.stdout";
+/// The first device node of the mirror.
+const FIRST_NODE: &str = "hmm_dmirror0";
+/// What both drivers register their character devices as.
+const CHRDEV: &str = "HMM_DMIRROR";
+/// Where the overlay is put together.
+const OVERLAY: &str = "/run/ci";
+/// How long output may still come from what a program left behind.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A GPU mirror: the modules to load, in order, and what proves which it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Driver {
+    /// The files of the modules.
+    pub(crate) modules: Vec<PathBuf>,
+    /// The module that must own the device nodes.
+    pub(crate) owner: String,
+    /// The module that must not be there.
+    pub(crate) other: String,
+}
+
+/// What the guest is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    /// The mirror to load.
+    pub(crate) driver: Option<Driver>,
+    /// How many huge pages to reserve.
+    pub(crate) huge_pages: u32,
+    /// The program and its arguments.
+    pub(crate) command: Vec<OsString>,
+    /// Where it runs.
+    pub(crate) directory: OsString,
+    /// Its environment, all of it.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// Whether the program has the terminal for itself.
+    pub(crate) interactive: bool,
+}
+
+/// What the host hears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// User space runs.
+    Booted,
+    /// The driver is verified and the program starts.
+    Ready,
+    /// The mirror is not the one that was asked for.
+    WrongDriver(String),
+    /// The guest could not be set up.
+    Failed(String),
+    /// The program ended, with the status that a shell would give it.
+    Exited(i32),
+}
+
+/// Does what `spec` says and reports it. The status is for whoever waits for this process.
+pub(crate) fn main(spec: &Path) -> Result<()> {
+    let text = fs::read(spec).with_context(|| format!("cannot read {}", spec.display()))?;
+    let spec: Spec = serde_json::from_slice(&text).context("the guest's orders are no JSON")?;
+    let mut control = port(CONTROL_PORT)?;
+    let mut tell = |event: Event| -> Result<()> {
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        control.write_all(&line).context("the control port is gone")
+    };
+    tell(Event::Booted)?;
+    log("user space runs");
+
+    if let Err(error) = prepare(&spec) {
+        return tell(Event::Failed(format!("{error:#}")));
+    }
+    if let Some(driver) = &spec.driver {
+        if let Err(error) = load(driver) {
+            return tell(Event::Failed(format!("{error:#}")));
+        }
+        if let Err(error) = verify(driver) {
+            return tell(Event::WrongDriver(format!("{error:#}")));
+        }
+    }
+    tell(Event::Ready)?;
+    log("the program starts");
+    let status = if spec.interactive {
+        interact(&spec)?
+    } else {
+        run(&spec)?
+    };
+    log(&format!("{LOG_END} {status}"));
+    tell(Event::Exited(status))
+}
+
+/// What the guest's last line in the log starts with: by it the host knows that the log is whole.
+pub(crate) const LOG_END: &str = "the program ended with";
+
+/// Writes to the kernel's log, where it dates what comes before and after.
+fn log(text: &str) {
+    // The log is a help here; the outcome does not hang on it.
+    let _ = fs::write("/dev/kmsg", format!("<6>ci: {text}\n"));
+}
+
+/// Opens a virtio port by its name, with or without udev's links.
+fn port(name: &str) -> Result<File> {
+    let ports = fs::read_dir("/sys/class/virtio-ports").context("the guest has no virtio ports")?;
+    for port in ports {
+        let port = port?.path();
+        if fs::read_to_string(port.join("name")).is_ok_and(|found| found.trim() == name) {
+            let node = Path::new("/dev").join(port.file_name().context("a port has a name")?);
+            return File::options()
+                .read(name == STDIN_PORT)
+                .write(name != STDIN_PORT)
+                .open(&node)
+                .with_context(|| format!("cannot open {}", node.display()));
+        }
+    }
+    bail!("the guest has no port {name}")
+}
+
+/// Opens a port of virtme-ng, or gives `None` when this process has it already: where there is
+/// no udev, virtme-ng does not find its own ports and leaves them.
+fn virtme_port(name: &str) -> Result<Option<File>> {
+    match port(name) {
+        Ok(port) => Ok(Some(port)),
+        Err(error) => match error.downcast_ref::<io::Error>() {
+            Some(busy) if busy.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+fn prepare(spec: &Spec) -> Result<()> {
+    for (kind, target) in [
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ] {
+        if !is_mounted(target)? {
+            mount_fs(kind, kind, target, None)?;
+        }
+    }
+    if spec.huge_pages > 0 {
+        fs::write("/proc/sys/vm/nr_hugepages", spec.huge_pages.to_string())
+            .context("cannot reserve huge pages")?;
+        let reserved = fs::read_to_string("/proc/sys/vm/nr_hugepages")?;
+        ensure!(
+            reserved.trim() == spec.huge_pages.to_string(),
+            "only {} of {} huge pages could be reserved: give the guest more memory",
+            reserved.trim(),
+            spec.huge_pages
+        );
+    }
+    copy_on_write()
+}
+
+/// Puts an overlay over the host's files and moves into it.
+fn copy_on_write() -> Result<()> {
+    fs::create_dir_all(OVERLAY)?;
+    mount_fs("ci", "tmpfs", OVERLAY, Some("mode=0755"))?;
+    let [upper, work, root] = ["upper", "work", "root"].map(|dir| format!("{OVERLAY}/{dir}"));
+    for dir in [&upper, &work, &root] {
+        fs::create_dir(dir)?;
+    }
+    let options = format!("lowerdir=/,upperdir={upper},workdir={work},xino=off");
+    mount_fs("ci", "overlay", &root, Some(&options))?;
+    for dir in ["proc", "sys", "dev", "run"] {
+        let target = format!("{root}/{dir}");
+        let none: Option<&str> = None;
+        mount(
+            Some(&*format!("/{dir}")),
+            &*target,
+            none,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            none,
+        )
+        .with_context(|| format!("cannot bind {target}"))?;
+    }
+    std::os::unix::fs::chroot(&root).with_context(|| format!("cannot enter {root}"))?;
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
+fn mount_fs(source: &str, kind: &str, target: &str, options: Option<&str>) -> Result<()> {
+    mount(Some(source), target, Some(kind), MsFlags::empty(), options)
+        .with_context(|| format!("cannot mount {kind} on {target}"))
+}
+
+fn is_mounted(target: &str) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(target)))
+}
+
+fn load(driver: &Driver) -> Result<()> {
+    for path in &driver.modules {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        finit_module(&file, c"", ModuleInitFlags::empty())
+            .with_context(|| format!("cannot load {}; the kernel log says why", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Proves that the device nodes belong to the module that was asked for: each
+/// of them pins that module while it is open, and the other one is not loaded.
+fn verify(driver: &Driver) -> Result<()> {
+    let is_loaded = |name: &str| Path::new("/sys/module").join(name).join("refcnt").exists();
+    ensure!(
+        is_loaded(&driver.owner),
+        "the module {} is not loaded",
+        driver.owner
+    );
+    ensure!(
+        !is_loaded(&driver.other),
+        "the module {} is loaded as well",
+        driver.other
+    );
+
+    make_nodes()?;
+    let nodes = nodes()?;
+    ensure!(
+        nodes.iter().any(|node| node.ends_with(FIRST_NODE)),
+        "the module {} made no /dev/{FIRST_NODE}",
+        driver.owner
+    );
+    for node in nodes {
+        let before = references(&driver.owner)?;
+        let open = File::options()
+            .read(true)
+            .write(true)
+            .open(&node)
+            .with_context(|| format!("cannot open {}", node.display()))?;
+        let during = references(&driver.owner)?;
+        drop(open);
+        ensure!(
+            during > before,
+            "{} does not belong to the module {}: opening it left the module's {before} references at {during}",
+            node.display(),
+            driver.owner
+        );
+    }
+    Ok(())
+}
+
+fn references(module: &str) -> Result<i64> {
+    let path = format!("/sys/module/{module}/refcnt");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{path} holds no number"))
+}
+
+fn nodes() -> Result<Vec<PathBuf>> {
+    let mut nodes = Vec::new();
+    for entry in fs::read_dir("/dev")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("hmm_dmirror") && entry.file_type()?.is_char_device()
+        {
+            nodes.push(entry.path());
+        }
+    }
+    nodes.sort();
+    Ok(nodes)
+}
+
+/// Makes the nodes of a driver that registers numbers but no devices.
+fn make_nodes() -> Result<()> {
+    if !nodes()?.is_empty() {
+        return Ok(());
+    }
+    let devices = fs::read_to_string("/proc/devices")?;
+    let major = devices
+        .lines()
+        .filter_map(|line| line.trim().split_once(' '))
+        .find(|(_, name)| *name == CHRDEV)
+        .and_then(|(major, _)| major.parse().ok());
+    if let Some(major) = major {
+        for minor in 0..2 {
+            let node = format!("/dev/hmm_dmirror{minor}");
+            mknod(
+                &*node,
+                SFlag::S_IFCHR,
+                Mode::from_bits_truncate(0o600),
+                makedev(major, minor),
+            )
+            .with_context(|| format!("cannot make {node}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn command(spec: &Spec) -> Command {
+    let mut command = Command::new(&spec.command[0]);
+    command
+        .args(&spec.command[1..])
+        .current_dir(&spec.directory)
+        .env_clear()
+        .envs(spec.environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+/// Runs the program and hands its output to the ports.
+///
+/// A port can be open only once, so a program that opens `/dev/stdout` anew
+/// would fail on it: what it gets are pipes.
+fn run(spec: &Spec) -> Result<i32> {
+    standard_links()?;
+    let mut to_stderr = port(STDERR_PORT)?;
+    let to_stdout: Box<dyn Write + Send> = match virtme_port(STDOUT_PORT)? {
+        Some(port) => Box::new(port),
+        None => Box::new(io::stdout()),
+    };
+    let stdin = virtme_port(STDIN_PORT)?.map_or_else(Stdio::inherit, Stdio::from);
+    let started = command(spec)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn();
+    let mut child = match started {
+        Ok(child) => child,
+        Err(error) => return refuse(&mut to_stderr, spec, &error),
+    };
+    let stdout = child.stdout.take().context("standard output is a pipe")?;
+    let stderr = child.stderr.take().context("standard error is a pipe")?;
+    let out = pump(stdout, to_stdout);
+    let err = pump(stderr, to_stderr);
+    let status = child.wait()?;
+    for pump in [out, err] {
+        // Whoever inherited the pipe may hold it for ever.
+        let _ = pump.recv_timeout(DRAIN);
+    }
+    Ok(shell_status(status))
+}
+
+/// Gives the program the terminal that this process has.
+fn interact(spec: &Spec) -> Result<i32> {
+    standard_links()?;
+    match command(spec).status() {
+        Ok(status) => Ok(shell_status(status)),
+        Err(error) => refuse(&mut io::stderr(), spec, &error),
+    }
+}
+
+/// Says why the program cannot start, with the status that a shell has for it.
+fn refuse(out: &mut impl Write, spec: &Spec, error: &io::Error) -> Result<i32> {
+    let program = Path::new(&spec.command[0]).display();
+    let directory = Path::new(&spec.directory);
+    if directory.is_dir() {
+        writeln!(out, "ci: cannot run {program}: {error}")?;
+    } else {
+        writeln!(
+            out,
+            "ci: the guest has no directory {}",
+            directory.display()
+        )?;
+    }
+    Ok(if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    })
+}
+
+/// The links to a process's own files, which the boot may have pointed at ports.
+fn standard_links() -> Result<()> {
+    for (name, number) in [("stdin", 0), ("stdout", 1), ("stderr", 2)] {
+        let link = format!("/dev/{name}");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(format!("/proc/self/fd/{number}"), &link)?;
+    }
+    Ok(())
+}
+
+/// Copies until the end, each piece as it comes, then says so.
+fn pump(
+    mut from: impl Read + Send + 'static,
+    mut to: impl Write + Send + 'static,
+) -> mpsc::Receiver<()> {
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if to
+                .write_all(&buffer[..length])
+                .and_then(|()| to.flush())
+                .is_err()
+            {
+                break;
+            }
+        }
+        let _ = done.send(());
+    });
+    wait
+}
+
+fn shell_status(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Quotes for the one shell that comes between the boot and this program.
+pub(crate) fn shell_quote(path: &Path) -> OsString {
+    let mut quoted = vec![b'\''];
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'\'' => quoted.extend(br"'\''"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push(b'\'');
+    OsString::from_vec(quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_path_survives_the_shell() {
+        let path = Path::new("/a b/it's $HOME;/c");
+        let script = format!("printf %s {}", shell_quote(path).to_string_lossy());
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(output.stdout, path.as_os_str().as_encoded_bytes());
+    }
+
+    #[test]
+    fn a_status_is_what_a_shell_would_say() {
+        assert_eq!(shell_status(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(shell_status(ExitStatus::from_raw(9)), 137);
+    }
+}

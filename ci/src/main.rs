@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Gets a kernel, builds it, boots it in QEMU and runs programs and suites in
+//! it. `ci/run` starts it.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod clean;
+mod cli;
+mod config;
+mod demo;
+mod disk;
+mod exec;
+mod guest;
+mod interrupt;
+mod kernel;
+mod klog;
+mod ktap;
+mod libtest;
+mod lint;
+mod modules;
+mod paths;
+mod progress;
+mod report;
+mod selftests;
+mod source;
+mod step;
+mod suite;
+mod toolchain;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use cli::{Cli, Command};
+use paths::Paths;
+use toolchain::Toolchain;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nowhere to complain to when the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(exec::RUNNER as u8)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match run(cli) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+        Err(error) => {
+            eprintln!("ci: {error:#}");
+            ExitCode::from(exec::RUNNER as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<i32> {
+    if let Command::Guest { spec } = &cli.command {
+        return guest::main(spec).map(|()| 0);
+    }
+    interrupt::watch()?;
+    let checkout = cli
+        .checkout
+        .canonicalize()
+        .with_context(|| format!("there is no checkout at {}", cli.checkout.display()))?;
+    let paths = Paths::new(checkout)?;
+    match cli.command {
+        Command::Exec(options) => exec::exec(&paths, &options),
+        Command::Shell(options) => exec::shell(&paths, &options),
+        Command::Kernel { kernel, update } => {
+            let tools = Toolchain::new(&paths)?;
+            let kernel = kernel::get(&paths, &tools, kernel, update)?;
+            println!("{}", vm::image(&kernel.build).display());
+            Ok(0)
+        }
+        Command::Test(options) => suite::test(&paths, &options),
+        Command::Demo => demo::demo(&paths),
+        Command::Lint => lint::lint(&paths),
+        Command::Clean { yes, keep_source } => clean::clean(&paths, yes, keep_source),
+        Command::Guest { spec } => guest::main(&spec).map(|()| 0),
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where everything lives: the checkout, and the cache outside of it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::progress;
+
+/// How many runs keep their logs.
+const KEPT_LOGS: usize = 40;
+
+/// The checkout that is worked on and the cache that it uses.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// The top of the checkout.
+    pub(crate) checkout: PathBuf,
+    /// The top of the cache.
+    pub(crate) cache: PathBuf,
+}
+
+impl Paths {
+    /// Finds the cache of the user who calls; `ci/run` names the same place.
+    pub(crate) fn new(checkout: PathBuf) -> Result<Self> {
+        let base = match std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()) {
+            Some(dir) => PathBuf::from(dir),
+            None => PathBuf::from(std::env::var_os("HOME").context(
+                "neither XDG_CACHE_HOME nor HOME is set: set one, the cache lives below it",
+            )?)
+            .join(".cache"),
+        };
+        Ok(Self {
+            checkout,
+            cache: base.join("mmu-notifier-helpers"),
+        })
+    }
+
+    /// A directory of the cache, made if it is not there.
+    pub(crate) fn dir(&self, below: impl AsRef<Path>) -> Result<PathBuf> {
+        let dir = self.cache.join(below);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// A directory of the cache for this checkout alone. Cargo and make go by time stamps, so what
+    /// one checkout built may pass for what another would build.
+    pub(crate) fn own_dir(&self, below: impl AsRef<Path>) -> Result<PathBuf> {
+        self.dir(below.as_ref().join(tag(&self.checkout)))
+    }
+
+    /// A directory of its own for the logs of one step. The oldest go.
+    pub(crate) fn logs(&self, step: &str) -> Result<PathBuf> {
+        let top = self.dir("logs")?;
+        let mut old: Vec<PathBuf> = fs::read_dir(&top)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        old.sort();
+        for dir in old.iter().take(old.len().saturating_sub(KEPT_LOGS)) {
+            // Another run may be removing the same one.
+            let _ = fs::remove_dir_all(dir);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        self.dir(Path::new("logs").join(format!("{now}-{}-{step}", std::process::id())))
+    }
+
+    /// Keeps other runs away from what is built in the cache until it is dropped.
+    pub(crate) fn lock(&self) -> Result<Flock<File>> {
+        let path = self.dir("")?.join("lock");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => {
+                progress::note("another run is building, waiting for it");
+                Flock::lock(file, FlockArg::LockExclusive)
+                    .map_err(|(_, errno)| errno)
+                    .with_context(|| format!("cannot lock {}", path.display()))
+            }
+            Err((_, errno)) => {
+                Err(errno).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+}
+
+/// A path as the name of one directory; `ci/run` makes the same.
+pub(crate) fn tag(path: &Path) -> String {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                char::from(*byte)
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkouts_do_not_share_what_they_build() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = |checkout: &str| {
+            Paths {
+                checkout: checkout.into(),
+                cache: dir.path().into(),
+            }
+            .own_dir("modules")
+            .unwrap()
+        };
+        assert_eq!(own("/a b/c"), dir.path().join("modules/_a_b_c"));
+        assert_ne!(own("/a/c"), own("/a/d"));
+    }
+
+    #[test]
+    fn the_lock_keeps_others_out_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            checkout: "/".into(),
+            cache: dir.path().into(),
+        };
+        let lock = paths.lock().unwrap();
+        let try_again = || {
+            let file = File::options()
+                .append(true)
+                .open(dir.path().join("lock"))
+                .unwrap();
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+        };
+        assert!(!try_again());
+        drop(lock);
+        assert!(try_again());
+    }
+}

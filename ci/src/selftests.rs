@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Builds the test programs that run in the guest: the kernel tree's own,
+//! unmodified, and ours.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+use duct::{cmd, Expression};
+
+use crate::kernel::Kernel;
+use crate::paths::Paths;
+use crate::step::Step;
+use crate::toolchain::Toolchain;
+
+/// What a suite builds its programs with.
+pub(crate) struct Builder<'a> {
+    pub(crate) paths: &'a Paths,
+    pub(crate) tools: &'a Toolchain,
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) logs: &'a Path,
+    pub(crate) deadline: Instant,
+}
+
+impl Builder<'_> {
+    /// The kernel tree's `hmm-tests`.
+    pub(crate) fn hmm_tests(&self) -> Result<PathBuf> {
+        let _lock = self.paths.lock()?;
+        let top = self.top()?;
+        let headers = self.headers(&top)?;
+        // The selftests write into their own directory: a tree of links takes it.
+        let tree = top.join("tree");
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        let below = ["tools", "testing", "selftests", "mm"];
+        link(&self.kernel.source, &tree, &below)
+            .with_context(|| format!("cannot link the kernel's source to {}", tree.display()))?;
+        let output = self.paths.dir(top.join("mm"))?;
+        let program = output.join("hmm-tests");
+        self.step("building hmm-tests", "hmm-tests-build.log")
+            .run(make(vec![
+                "-C".into(),
+                tree.join(below.join("/")).into(),
+                set("OUTPUT", &output),
+                system_headers(&headers),
+                program.clone().into(),
+            ]))?;
+        Ok(program)
+    }
+
+    /// Our own programs for the GPU mirror.
+    pub(crate) fn gpu_mirror(&self) -> Result<Vec<PathBuf>> {
+        let _lock = self.paths.lock()?;
+        let top = self.top()?;
+        let headers = self.headers(&top)?;
+        let output = self.paths.own_dir(top.join("gpu_mirror"))?;
+        let args = vec![
+            "-s".into(),
+            "--no-print-directory".into(),
+            "-C".into(),
+            self.paths.checkout.join("gpu_mirror_rs/selftests").into(),
+            set("OUTPUT", &output),
+            set("KSRC", &self.kernel.source),
+            system_headers(&headers),
+        ];
+        let mut list = args.clone();
+        list.extend([
+            "--eval=list-programs: ; @echo $(TEST_GEN_PROGS)".into(),
+            "list-programs".into(),
+        ]);
+        self.step(
+            "building the selftests of the GPU mirror",
+            "gpu-selftests-build.log",
+        )
+        .run(make(args))?;
+        let names = make(list).read()?;
+        let programs: Vec<PathBuf> = names.split_whitespace().map(PathBuf::from).collect();
+        ensure!(
+            !programs.is_empty(),
+            "gpu_mirror_rs/selftests builds no program"
+        );
+        for program in &programs {
+            ensure!(program.is_file(), "the build left no {}", program.display());
+        }
+        Ok(programs)
+    }
+
+    fn top(&self) -> Result<PathBuf> {
+        let top = self
+            .paths
+            .dir(Path::new("selftests").join(&self.kernel.programs))?;
+        let text = top.to_string_lossy();
+        ensure!(
+            !text.contains(|c: char| c.is_whitespace()),
+            "make cannot build in {text}, which has a space in it: point XDG_CACHE_HOME elsewhere"
+        );
+        Ok(top)
+    }
+
+    /// The kernel's headers for user space.
+    fn headers(&self, top: &Path) -> Result<PathBuf> {
+        let output = self.paths.dir(top.join("headers"))?;
+        self.step("installing the kernel's headers", "headers.log")
+            .run(self.tools.make(&[
+                "-C".into(),
+                self.kernel.source.clone().into(),
+                set("O", &output),
+                "LLVM=1".into(),
+                "headers".into(),
+            ]))?;
+        Ok(output.join("usr/include"))
+    }
+
+    fn step(&self, what: &str, log: &str) -> Step {
+        Step::new(what, self.logs.join(log)).by(self.deadline)
+    }
+}
+
+/// `make`, free of what a make around us says.
+fn make(args: Vec<OsString>) -> Expression {
+    cmd("make", args)
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+}
+
+/// A variable on make's command line.
+fn set(name: &str, value: &Path) -> OsString {
+    let mut arg = OsString::from(name);
+    arg.push("=");
+    arg.push(value);
+    arg
+}
+
+/// The kernel's headers where the selftests look for them.
+fn system_headers(headers: &Path) -> OsString {
+    format!("KHDR_INCLUDES=-isystem {}", headers.display()).into()
+}
+
+/// Makes `to` look like `from`: links all the way, real directories along `below`.
+fn link(from: &Path, to: &Path, below: &[&str]) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match below {
+            [next, rest @ ..] if entry.file_name() == *next => link(&entry.path(), &target, rest)?,
+            _ => symlink(entry.path(), &target)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_into_a_tree_of_links_leaves_the_source_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("a/b")).unwrap();
+        fs::create_dir_all(from.join("c")).unwrap();
+        fs::write(from.join("a/b/file"), "x").unwrap();
+        link(&from, &to, &["a", "b"]).unwrap();
+        fs::write(to.join("a/b/new"), "y").unwrap();
+        assert_eq!(fs::read_to_string(to.join("a/b/file")).unwrap(), "x");
+        assert!(!from.join("a/b/new").exists());
+        assert!(to.join("c").is_symlink());
+    }
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Gets the kernel's source from Debian, verified by apt's own signatures.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure, Context, Result};
+use duct::cmd;
+use indicatif::HumanBytes;
+
+use crate::paths::Paths;
+use crate::progress::note;
+use crate::step::Step;
+use crate::{apt, disk};
+
+/// The series of kernels that the crates build with, the newest first.
+const SERIES: [&str; 1] = ["7.3"];
+/// Where Debian serves kernels that are newer than its release.
+const SUITE: &str = "trixie-backports";
+/// What signs it.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The package and what is unpacked from it, while both are there.
+const NEEDED: u64 = 3 << 30;
+
+/// A kernel's source.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Its version, as the cache's directories have it.
+    pub(crate) version: String,
+    /// The top of the tree.
+    pub(crate) tree: PathBuf,
+}
+
+/// The newest source that is in the cache or, with `update` or with none there, that Debian serves.
+pub(crate) fn get(paths: &Paths, update: bool) -> Result<Source> {
+    let sources = paths.dir("src")?;
+    match newest(&names(&sources)?) {
+        Some(version) if !update => Ok(Source {
+            tree: sources.join(&version),
+            version,
+        }),
+        _ => fetch(paths, &sources),
+    }
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    Ok(fs::read_dir(dir)?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect())
+}
+
+/// The newest supported version among the directories of the cache.
+fn newest(names: &[String]) -> Option<String> {
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit())
+            .filter_map(|digits| digits.parse().ok())
+            .collect()
+    };
+    SERIES.iter().find_map(|series| {
+        names
+            .iter()
+            .filter(|name| {
+                name.strip_prefix(series)
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+            .max_by_key(|name| numbers(name))
+            .cloned()
+    })
+}
+
+/// The package of the newest supported series among those that are served.
+fn choose(served: &[&str]) -> Option<String> {
+    SERIES
+        .iter()
+        .map(|series| format!("linux-source-{series}"))
+        .find(|package| served.contains(&package.as_str()))
+}
+
+fn fetch(paths: &Paths, sources: &Path) -> Result<Source> {
+    disk::require(sources, NEEDED, "the kernel's source")?;
+    let logs = paths.logs("source")?;
+    let apt = Apt::new(paths, &logs)?;
+    Step::new("reading Debian's list of kernels", logs.join("update.log"))
+        .run(cmd("apt-get", apt.args(&["update"])))
+        .with_context(|| {
+            format!(
+                "cannot read the suite {SUITE} of {}: is the network up?",
+                apt.mirror
+            )
+        })?;
+    let served = cmd("apt-cache", apt.args(&["pkgnames", "linux-source-"])).read()?;
+    let served: Vec<&str> = served.lines().map(str::trim).collect();
+    let Some(package) = choose(&served) else {
+        bail!(
+            "Debian's suite {SUITE} serves no kernel that is supported here (supported: {}; served: {}): \
+             set KDIR= to a configured and built tree of a supported series, or update the checkout",
+            SERIES.map(|series| format!("{series}.x")).join(", "),
+            served.join(", ")
+        );
+    };
+    let record = cmd(
+        "apt-cache",
+        apt.args(&["show", "--no-all-versions", &package]),
+    )
+    .read()?;
+    let field = |name: &str| {
+        record
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let debian = field("Version:").with_context(|| format!("Debian's {package} has no version"))?;
+    let version = directory_name(debian);
+    let tree = sources.join(&version);
+    if tree.is_dir() {
+        note(format!("{package} {debian} is the newest, and it is here"));
+        return Ok(Source { version, tree });
+    }
+
+    note(format!("the kernel is Debian's {package} {debian}"));
+    let downloads = paths.dir("downloads")?;
+    let uris = cmd("apt-get", apt.args(&["--print-uris", "download", &package])).read()?;
+    let file = uris.lines().find_map(ToGet::parse).with_context(|| {
+        format!("apt does not tell where to get {package} from, or not with a hash: {uris}")
+    })?;
+    let deb = file.get(&downloads, &logs)?;
+    unpack(&deb, &downloads, &tree, &logs)?;
+    // With it goes what an interrupted run left of another version.
+    fs::remove_dir_all(&downloads)?;
+    Ok(Source { version, tree })
+}
+
+/// A file that apt names, with the hash that its signed lists have for it.
+///
+/// apt's own download starts over after an interruption unless the server dates its files, which
+/// not every mirror does.
+#[derive(Debug, PartialEq, Eq)]
+struct ToGet {
+    uri: String,
+    name: String,
+    size: u64,
+    hash_tool: &'static str,
+    hash: String,
+}
+
+impl ToGet {
+    /// Reads a line of `apt-get --print-uris`.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let uri = words
+            .next()?
+            .strip_prefix('\'')?
+            .strip_suffix('\'')?
+            .to_owned();
+        let name = words.next().filter(|name| !name.contains('/'))?.to_owned();
+        let size = words.next()?.parse().ok()?;
+        let (hash_tool, hash) = match words.next()?.split_once(':')? {
+            ("SHA256", hash) => ("sha256sum", hash.to_owned()),
+            ("SHA512", hash) => ("sha512sum", hash.to_owned()),
+            _ => return None,
+        };
+        Some(Self {
+            uri,
+            name,
+            size,
+            hash_tool,
+            hash,
+        })
+    }
+
+    /// Gets what is not there yet and checks the whole.
+    fn get(&self, downloads: &Path, logs: &Path) -> Result<PathBuf> {
+        let file = downloads.join(&self.name);
+        let there = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        if there < self.size {
+            let options = [
+                "--fail",
+                "--location",
+                "--silent",
+                "--show-error",
+                "--retry",
+                "3",
+            ];
+            let mut args: Vec<OsString> = options.map(Into::into).into();
+            args.extend(["--continue-at".into(), "-".into(), "--output".into()]);
+            args.extend([file.clone().into(), self.uri.clone().into()]);
+            let what = match there {
+                0 => format!("downloading {}", self.name),
+                _ => format!("going on with {} at {}", self.name, HumanBytes(there)),
+            };
+            Step::new(what, logs.join("download.log"))
+                .run(cmd("curl", args))
+                .context("the download did not end; the next run goes on where it stopped")?;
+        }
+        let found = cmd!(self.hash_tool, &file).read()?;
+        if found.split_whitespace().next() != Some(&self.hash) {
+            fs::remove_file(&file)?;
+            bail!(
+                "{} is not what Debian signed, so it was removed; run again",
+                self.name
+            );
+        }
+        Ok(file)
+    }
+}
+
+/// Unpacks beside the goal and moves it there in one go: a tree that is there is whole.
+fn unpack(deb: &Path, downloads: &Path, tree: &Path, logs: &Path) -> Result<()> {
+    let scratch = downloads.join("unpacking");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
+    Step::new("unpacking the package", logs.join("dpkg.log"))
+        .run(cmd!("dpkg-deb", "-x", deb, &scratch))?;
+    let tarball = fs::read_dir(scratch.join("usr/src"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(".tar."))
+        .context("the package has no source in it")?;
+    let unpacked = scratch.join("tree");
+    fs::create_dir(&unpacked)?;
+    Step::new("unpacking the kernel", logs.join("tar.log")).run(cmd!(
+        "tar",
+        "-xf",
+        &tarball,
+        "-C",
+        &unpacked,
+        "--strip-components=1"
+    ))?;
+    ensure!(
+        unpacked.join("Kbuild").is_file(),
+        "the package holds no kernel tree"
+    );
+    fs::rename(&unpacked, tree)
+        .with_context(|| format!("cannot move the source to {}", tree.display()))?;
+    fs::remove_dir_all(&scratch)?;
+    Ok(())
+}
+
+/// A version of Debian's as the name of a directory.
+fn directory_name(version: &str) -> String {
+    version
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || ".-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+/// apt with lists, cache and sources of its own, so that it needs no right and changes no setting.
+struct Apt {
+    conf: PathBuf,
+    mirror: String,
+}
+
+impl Apt {
+    fn new(paths: &Paths, logs: &Path) -> Result<Self> {
+        ensure!(
+            Path::new(KEYRING).is_file(),
+            "{KEYRING} is missing: install debian-archive-keyring, which verifies the kernel's source"
+        );
+        let dir = paths.dir("apt")?;
+        for below in ["lists/partial", "cache/archives/partial"] {
+            paths.dir(Path::new("apt").join(below))?;
+        }
+        let mirror = apt::mirror();
+        let sources = dir.join("debian.sources");
+        fs::write(
+            &sources,
+            format!("Types: deb\nURIs: {mirror}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"),
+        )?;
+        let dir = dir
+            .to_str()
+            .context("apt cannot take a cache whose path is not UTF-8")?;
+        ensure!(
+            !dir.contains(['"', '\n']),
+            "apt cannot take a cache at {dir}"
+        );
+        let conf = logs.join("apt.conf");
+        fs::write(
+            &conf,
+            format!(
+                "Dir::Etc::sourcelist \"{dir}/debian.sources\";\nDir::Etc::sourceparts \"-\";\n\
+                 Dir::State::lists \"{dir}/lists\";\nDir::Cache \"{dir}/cache\";\n\
+                 APT::Sandbox::User \"root\";\nAPT::Update::Error-Mode \"any\";\n\
+                 Acquire::Retries \"3\";\n"
+            ),
+        )?;
+        Ok(Self { conf, mirror })
+    }
+
+    fn args(&self, args: &[&str]) -> Vec<OsString> {
+        let mut all: Vec<OsString> = vec!["-c".into(), self.conf.clone().into()];
+        all.extend(args.iter().map(OsString::from));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_source_of_a_supported_series_is_taken() {
+        let names = [
+            "7.3.4-1_bpo13_1",
+            "7.3.12-1_bpo13_1",
+            "7.3.9-1_bpo13_1",
+            "7.30.1-1",
+            "6.12.1-1",
+            "lock",
+        ];
+        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        assert_eq!(newest(&names).as_deref(), Some("7.3.12-1_bpo13_1"));
+        assert_eq!(newest(&["6.12.1-1".into()]), None);
+    }
+
+    #[test]
+    fn what_apt_names_is_understood() {
+        let line = "'http://x.example/pool/l/linux_1%7eb.deb' linux_1~b.deb 12 SHA256:00ff";
+        let file = ToGet::parse(line).unwrap();
+        assert_eq!(file.uri, "http://x.example/pool/l/linux_1%7eb.deb");
+        assert_eq!((&*file.name, file.size), ("linux_1~b.deb", 12));
+        assert_eq!((file.hash_tool, &*file.hash), ("sha256sum", "00ff"));
+        assert_eq!(
+            ToGet::parse("'http://x.example/a' ../a 12 SHA256:00ff"),
+            None
+        );
+        assert_eq!(ToGet::parse("'http://x.example/a' a 12 MD5Sum:00ff"), None);
+        assert_eq!(ToGet::parse("Reading package lists..."), None);
+    }
+
+    #[test]
+    fn a_download_goes_on_where_it_stopped_and_is_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let served = dir.path().join("served");
+        fs::write(&served, "the whole of it").unwrap();
+        let mut file = ToGet {
+            uri: format!("file://{}", served.display()),
+            name: "got".into(),
+            size: 15,
+            hash_tool: "sha256sum",
+            hash: cmd!("sha256sum", &served)
+                .read()
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap()
+                .into(),
+        };
+        // That the start is kept shows where the rest begins.
+        fs::write(dir.path().join("got"), "THE").unwrap();
+        let error = file.get(dir.path(), dir.path()).unwrap_err().to_string();
+        assert!(error.contains("not what Debian signed"), "{error}");
+        assert!(!dir.path().join("got").exists());
+
+        fs::write(dir.path().join("got"), "the").unwrap();
+        let got = file.get(dir.path(), dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&got).unwrap(), "the whole of it");
+
+        file.uri = "file:///nowhere".into();
+        assert_eq!(file.get(dir.path(), dir.path()).unwrap(), got);
+    }
+
+    #[test]
+    fn only_a_supported_series_is_chosen() {
+        assert_eq!(
+            choose(&["linux-source-6.12", "linux-source-7.3"]).as_deref(),
+            Some("linux-source-7.3")
+        );
+        assert_eq!(choose(&["linux-source-7.30", "linux-source-7.4"]), None);
+    }
+
+    #[test]
+    fn a_version_becomes_a_directory() {
+        assert_eq!(directory_name("7.3.4-1~bpo13+1"), "7.3.4-1_bpo13_1");
+        assert_eq!(directory_name("1:7/../x"), "1_7_.._x");
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Our kselftests of the GPU mirror. Every case must pass.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Result};
+
+use super::{Boots, Context};
+use crate::exec;
+use crate::kernel::Kind;
+use crate::modules::Which;
+
+/// Runs the programs one after the other; the status is that of the worst.
+const SCRIPT: &str = r#"worst=0
+for program; do "$program" || worst=$?; done
+exit $worst"#;
+
+pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
+    let kernel = context.kernel(Kind::Debug)?;
+    let programs = context.builder(&kernel).gpu_mirror()?;
+    let rust = context.driver(&kernel, Which::Rust)?;
+    let machine = exec::plain(&kernel);
+    // One of the programs removes the modules and loads them again.
+    let mut modules = OsString::from("GPU_MIRROR_MODULES=");
+    modules.extend(
+        rust.modules
+            .iter()
+            .find_map(|module| module.parent())
+            .map(Path::as_os_str),
+    );
+    let mut rust_command = vec!["env".into(), modules];
+    rust_command.extend(command(&programs));
+    let boots = context.boot(
+        &format!("rust-{}", kernel.name),
+        &machine,
+        rust,
+        rust_command,
+    )?;
+    context.judge("", &boots);
+    whole(&boots, &programs)?;
+
+    if context.full {
+        let c = context.driver(&kernel, Which::C)?;
+        let boots = context.boot(
+            &format!("c-{}", kernel.name),
+            &machine,
+            c,
+            command(&programs),
+        )?;
+        context.beside("", &boots);
+    }
+    Ok(())
+}
+
+fn command(programs: &[PathBuf]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
+    command.extend(programs.iter().map(Into::into));
+    command
+}
+
+/// Fails when a program left no results.
+fn whole(boots: &Boots, programs: &[PathBuf]) -> Result<()> {
+    ensure!(
+        boots.streams.len() == programs.len(),
+        "{} programs were to run, {} printed results",
+        programs.len(),
+        boots.streams.len()
+    );
+    Ok(())
+}

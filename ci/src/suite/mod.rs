@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The suites: what there is, and how one is run and judged.
+
+mod fresh;
+mod gpu_selftests;
+mod hmm_tests;
+mod host;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context as _, Result};
+
+use crate::cli::Test;
+use crate::guest::Driver;
+use crate::kernel::{Kernel, Kind};
+use crate::klog::Report;
+use crate::modules::Which;
+use crate::paths::Paths;
+use crate::progress::note;
+use crate::report::{self, Case, Found, Verdict};
+use crate::selftests::Builder;
+use crate::toolchain::Toolchain;
+use crate::vm::{Boot, Ending, Machine, Sink};
+use crate::{exec, kernel, ktap, modules};
+
+/// One suite.
+struct Suite {
+    name: &'static str,
+    about: &'static str,
+    /// How long it may take, and how long with `--full`.
+    limits: (Duration, Duration),
+    /// Whether it runs without being named only with `--full`.
+    only_full: bool,
+    run: fn(&mut Context<'_>) -> Result<()>,
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}
+
+/// All of them, in the order in which they run.
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "host",
+        about: "every crate builds, and its tests pass, on the host",
+        limits: (minutes(15), minutes(15)),
+        only_full: false,
+        run: host::run,
+    },
+    Suite {
+        name: "hmm-tests",
+        about: "the kernel tree's own tests of a GPU mirror, unmodified",
+        limits: (minutes(15), minutes(45)),
+        only_full: false,
+        run: hmm_tests::run,
+    },
+    Suite {
+        name: "gpu-selftests",
+        about: "our kselftests of the GPU mirror: refused input, data, lifetimes, storms",
+        limits: (minutes(15), minutes(30)),
+        only_full: false,
+        run: gpu_selftests::run,
+    },
+    Suite {
+        name: "fresh",
+        about: "Debian 12 and 13 from nothing: a user with sudo, a clean clone, set-up to the first boot",
+        limits: (minutes(170), minutes(170)),
+        only_full: true,
+        run: fresh::run,
+    },
+];
+
+/// What a suite runs with, and where it leaves what it finds.
+struct Context<'a> {
+    paths: &'a Paths,
+    tools: &'a Toolchain,
+    full: bool,
+    deadline: Instant,
+    logs: PathBuf,
+    cases: Vec<Case>,
+    c_remark: Option<String>,
+}
+
+/// `ci/run test`.
+pub(crate) fn test(paths: &Paths, options: &Test) -> Result<i32> {
+    if options.list {
+        for suite in SUITES {
+            let when = if suite.only_full {
+                ", only with --full or by name"
+            } else {
+                ""
+            };
+            let minutes = suite.limits.0.as_secs() / 60;
+            println!(
+                "{:<14} {} ({minutes} min at most{when})",
+                suite.name, suite.about
+            );
+        }
+        return Ok(0);
+    }
+    let suites = choose(options)?;
+    let tools = Toolchain::new(paths)?;
+    let top = paths.logs("test")?;
+    let mut found = Vec::new();
+    for suite in suites {
+        found.push(run(paths, &tools, suite, options.full, &top)?);
+    }
+    println!("\n{}", report::summary(&found));
+    print!("\n{}", report::causes(&found));
+    if let Some(file) = &options.junit {
+        report::junit(&found, file)?;
+    }
+    let total = report::total(&found);
+    println!("\n{}", total.line());
+    Ok(i32::from(total.failed > 0 || total.passed == 0))
+}
+
+/// The suites that the options ask for.
+fn choose(options: &Test) -> Result<Vec<&'static Suite>> {
+    if options.suites.is_empty() {
+        return Ok(SUITES
+            .iter()
+            .filter(|suite| options.full || !suite.only_full)
+            .collect());
+    }
+    for name in &options.suites {
+        if !SUITES.iter().any(|suite| suite.name == name) {
+            let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+            bail!("there is no suite {name}; there are {}", known.join(", "));
+        }
+    }
+    Ok(SUITES
+        .iter()
+        .filter(|suite| options.suites.iter().any(|name| name == suite.name))
+        .collect())
+}
+
+fn run(
+    paths: &Paths,
+    tools: &Toolchain,
+    suite: &'static Suite,
+    full: bool,
+    top: &Path,
+) -> Result<Found> {
+    let limit = if full { suite.limits.1 } else { suite.limits.0 };
+    let logs = top.join(suite.name);
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    note(format!("suite {}: {}", suite.name, suite.about));
+    let mut context = Context {
+        paths,
+        tools,
+        full,
+        deadline: Instant::now() + limit,
+        logs,
+        cases: Vec::new(),
+        c_remark: None,
+    };
+    let started = Instant::now();
+    let outcome = (suite.run)(&mut context);
+    let took = Instant::now().saturating_duration_since(context.deadline - limit);
+    if let Err(error) = outcome {
+        context.fail("set-up", format!("{error:#}"));
+    }
+    if context.cases.is_empty() {
+        context.fail("cases", "the suite ran none".into());
+    }
+    if took > limit {
+        context.fail(
+            "time",
+            format!("{} s, the limit is {} s", took.as_secs(), limit.as_secs()),
+        );
+    }
+    let Context {
+        cases,
+        logs,
+        c_remark,
+        ..
+    } = context;
+    let found = Found {
+        suite: suite.name,
+        cases,
+        took: took.min(started.elapsed()),
+        limit,
+        logs,
+        c_remark,
+    };
+    if let Some(table) = report::beside(&found) {
+        println!("\n{}\n{table}", found.suite);
+    }
+    Ok(found)
+}
+
+/// One boot of a suite: what it printed and how it ended.
+struct Boots {
+    streams: Vec<ktap::Stream>,
+    output: String,
+    /// Why it is not a good boot, if it is not.
+    fault: Option<String>,
+    reports: Vec<Report>,
+}
+
+impl Context<'_> {
+    fn fail(&mut self, name: &str, cause: String) {
+        self.cases.push(Case::new(name, Verdict::Fail(cause)));
+    }
+
+    /// A kernel, built. The suite's own time does not run meanwhile.
+    fn kernel(&mut self, kind: Kind) -> Result<Kernel> {
+        let before = Instant::now();
+        let kernel = kernel::get(self.paths, self.tools, kind, false);
+        self.deadline += before.elapsed();
+        kernel
+    }
+
+    fn driver(&self, kernel: &Kernel, which: Which) -> Result<Driver> {
+        modules::driver(self.paths, self.tools, kernel, which)
+    }
+
+    fn builder<'b>(&'b self, kernel: &'b Kernel) -> Builder<'b> {
+        Builder {
+            paths: self.paths,
+            tools: self.tools,
+            kernel,
+            logs: &self.logs,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Boots and runs `command`, whose KTAP is kept under `name`.
+    fn boot(
+        &self,
+        name: &str,
+        machine: &Machine,
+        driver: Driver,
+        command: Vec<OsString>,
+    ) -> Result<Boots> {
+        note(format!("booting: {name}"));
+        let logs = self.logs.join(name);
+        fs::create_dir_all(&logs)?;
+        let (stdout, kept) = Sink::kept();
+        let (stderr, errors) = Sink::kept();
+        let mut spec = exec::spec(Some(driver), command)?;
+        spec.huge_pages = 16;
+        let outcome = Boot {
+            paths: self.paths,
+            machine,
+            spec: &spec,
+            limit: Some(self.deadline.saturating_duration_since(Instant::now())),
+            stdin: false,
+            stdout,
+            stderr,
+            logs: logs.clone(),
+        }
+        .run()?;
+        let text = |kept: &std::sync::Mutex<Vec<u8>>| {
+            kept.lock()
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default()
+        };
+        let output = text(&kept);
+        fs::write(logs.with_extension("ktap"), &output)?;
+        fs::write(logs.join("stderr.log"), text(&errors))?;
+        let fault = match &outcome.ending {
+            Ending::Program(126 | 127) => Some("the program could not be run".to_owned()),
+            Ending::Program(_) => None,
+            Ending::WrongDriver(why) => Some(format!("not the driver that was asked for: {why}")),
+            Ending::Failed(why) => Some(why.clone()),
+            Ending::Hang(_) => Some("it was not done within the suite's time".to_owned()),
+            Ending::NoBoot => Some("the guest did not come up".to_owned()),
+            Ending::Died => Some("the guest went down".to_owned()),
+        };
+        Ok(Boots {
+            streams: ktap::parse(&output),
+            output,
+            fault,
+            reports: outcome.reports,
+        })
+    }
+
+    /// Judges a boot that must be flawless, and gives the names of the cases that had a result.
+    fn judge(&mut self, prefix: &str, boots: &Boots) -> Vec<String> {
+        let mut names = Vec::new();
+        for line in boots.streams.iter().flat_map(|stream| &stream.lines) {
+            let verdict = verdict(line.result.clone());
+            names.push(line.name.clone());
+            self.cases
+                .push(Case::new(format!("{prefix}{}", line.name), verdict));
+        }
+        for lack in boots.streams.iter().filter_map(ktap::Stream::lack) {
+            self.fail(&format!("{prefix}plan"), lack);
+        }
+        if boots.streams.is_empty() {
+            self.fail(
+                &format!("{prefix}plan"),
+                "the program printed no KTAP".into(),
+            );
+        }
+        if let Some(fault) = &boots.fault {
+            self.fail(&format!("{prefix}boot"), fault.clone());
+        }
+        let log = match boots.reports.first() {
+            None => Verdict::Pass,
+            Some(first) => Verdict::Fail(format!(
+                "{} reports, the first: {}",
+                boots.reports.len(),
+                first.title
+            )),
+        };
+        self.cases
+            .push(Case::new(format!("{prefix}kernel log"), log));
+        names
+    }
+
+    /// Puts the results of the C driver beside those that are there.
+    fn beside(&mut self, prefix: &str, boots: &Boots) {
+        for line in boots.streams.iter().flat_map(|stream| &stream.lines) {
+            let name = format!("{prefix}{}", line.name);
+            if let Some(case) = self.cases.iter_mut().find(|case| case.name == name) {
+                case.c = Some(verdict(line.result.clone()));
+            }
+        }
+        let mut remarks: Vec<String> = boots.fault.iter().cloned().collect();
+        if let Some(first) = boots.reports.first() {
+            remarks.push(format!(
+                "{} kernel reports: {}",
+                boots.reports.len(),
+                first.title
+            ));
+        }
+        if !remarks.is_empty() {
+            self.c_remark = Some(remarks.join(", "));
+        }
+    }
+}
+
+fn verdict(result: ktap::Result) -> Verdict {
+    match result {
+        ktap::Result::Pass => Verdict::Pass,
+        ktap::Result::Fail(cause) if cause.is_empty() => Verdict::Fail("without a word".into()),
+        ktap::Result::Fail(cause) => Verdict::Fail(cause),
+        ktap::Result::Skip(cause) if cause.is_empty() => {
+            Verdict::Fail("skipped without a cause".into())
+        }
+        ktap::Result::Skip(cause) => Verdict::Skip(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(suites: &[&str], full: bool) -> Test {
+        Test {
+            full,
+            suites: suites.iter().map(|name| name.to_string()).collect(),
+            list: false,
+            junit: None,
+        }
+    }
+
+    fn names(suites: Vec<&Suite>) -> Vec<&str> {
+        suites.iter().map(|suite| suite.name).collect()
+    }
+
+    #[test]
+    fn long_suites_run_when_asked_for() {
+        assert_eq!(
+            names(choose(&options(&[], false)).unwrap()),
+            ["host", "hmm-tests", "gpu-selftests"]
+        );
+        assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
+        assert_eq!(
+            names(choose(&options(&["fresh"], false)).unwrap()),
+            ["fresh"]
+        );
+    }
+
+    #[test]
+    fn an_unknown_suite_is_refused_with_the_known_ones() {
+        let Err(error) = choose(&options(&["host", "no-such"], false)) else {
+            panic!("it was taken")
+        };
+        assert_eq!(
+            error.to_string(),
+            "there is no suite no-such; there are host, hmm-tests, gpu-selftests, fresh"
+        );
+    }
+
+    #[test]
+    fn a_skip_without_a_cause_fails() {
+        assert!(matches!(
+            verdict(ktap::Result::Skip(String::new())),
+            Verdict::Fail(_)
+        ));
+        assert_eq!(
+            verdict(ktap::Result::Skip("x".into())),
+            Verdict::Skip("x".into())
+        );
+    }
+}
