@@ -264,6 +264,69 @@ TEST_F(lifetime, fault_sees_change_while_it_sleeps)
 	EXPECT_TRUE(page_holds(page_at(c.ptr, 3), 0, OTHER_DATA));
 }
 
+/* Memory that user space has yet to provide is waited for, whatever the command. */
+TEST_F(lifetime, waits_for_user_space)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(transfers); i++) {
+		struct command c = { self->fd, transfers[i] };
+		struct trap trap;
+
+		c.addr = map(3, RW, PRIVATE);
+		c.ptr = map(3, RW, PRIVATE);
+		c.npages = 3;
+		fill(c.ptr, 3, NEW_DATA);
+		if (!trap_set(&trap, c.addr, 3))
+			SKIP(return, NO_USERFAULTFD);
+		start_into_trap(&c, &trap);
+		trap_release(&trap, OLD_DATA);
+		ASSERT_EQ(0, command_end(&c));
+		if (transfers[i] == HMM_DMIRROR_WRITE) {
+			EXPECT_TRUE(holds(c.addr, 0, 3, NEW_DATA));
+		} else {
+			EXPECT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
+		}
+	}
+}
+
+/*
+ * A transfer that sleeps on its data does not keep the memory of a process that
+ * ended. The grandchild looks; its success is the gate that it opens.
+ */
+TEST_F(lifetime, data_does_not_hold_memory)
+{
+	struct gate good = gate();
+
+	if (!start_child()) {
+		struct gate trapped = gate(), ended = gate();
+		struct command c = { device_open(variant->unit), HMM_DMIRROR_READ };
+		struct trap trap;
+		unsigned char prot;
+
+		c.addr = map(1, RW, PRIVATE);
+		c.ptr = map(1, RW, PRIVATE);
+		c.npages = 1;
+		fill(c.addr, 1, OLD_DATA);
+		if (start_child()) {
+			close(good.in);
+			/* Memory goes before descriptors, so the end of @ended comes after it. */
+			_exit(!gate_wait(&trapped));
+		}
+		if (!trap_set(&trap, c.ptr, 1))
+			_exit(1);
+		start_into_trap(&c, &trap);
+		gate_open(&trapped);
+		if (gate_wait(&ended) || device_snapshot(c.fd, c.addr, &prot, 1) != -EINVAL)
+			_exit(1);
+		trap_release(&trap, NEW_DATA);
+		if (!command_end(&c))
+			gate_open(&good);
+		_exit(0);
+	}
+	EXPECT_TRUE(gate_wait(&good));
+}
+
 /* A transfer that sleeps on its data holds up nobody who changes the memory. */
 TEST_F(lifetime, invalidation_does_not_wait_for_data)
 {

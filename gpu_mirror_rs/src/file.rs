@@ -24,7 +24,7 @@ use kernel::{
     uaccess::UserSlice,
 };
 use mmu_notifier_helpers::{
-    fault::{fatal_signal_pending, Locking, PageState},
+    fault::{fatal_signal_pending, PageState},
     range::PageRange,
 };
 
@@ -77,8 +77,8 @@ impl MiscDevice for File {
         let mut command = Command::read(arg)?;
         let range = PageRange::from_pages(command.addr, command.npages)?;
         match Request::from_ioctl(cmd).ok_or(EINVAL)? {
-            Request::Read => this.read(range, &mut command, Locking::Held)?,
-            Request::ReadUnlocked => this.read(range, &mut command, Locking::Droppable)?,
+            // The one faults as the other: page-fault handlers may always drop the mmap lock.
+            Request::Read | Request::ReadUnlocked => this.read(range, &mut command)?,
             Request::Write => this.write(range, &mut command)?,
             Request::Snapshot => this.snapshot(range, &mut command)?,
             Request::Flags => this.flags.store(command.npages, Relaxed),
@@ -109,10 +109,11 @@ impl MiscDevice for File {
 }
 
 impl File {
-    /// `HMM_DMIRROR_READ`: the device reads `range` and gives the data to the caller.
-    fn read(&self, range: PageRange, command: &mut Command, locking: Locking) -> Result {
+    /// `HMM_DMIRROR_READ` and `HMM_DMIRROR_READ_UNLOCKED`: the device reads `range` and gives the
+    /// data to the caller.
+    fn read(&self, range: PageRange, command: &mut Command) -> Result {
         let mut bounce = Bounce::new(&range)?;
-        let mut walker = Walker::new(&self.space, range, locking);
+        let mut walker = Walker::new(&self.space, range);
         for part in range.chunks(bounce.pages()) {
             let data = bounce.part(&part);
             walker.transfer(&part, Transfer::Read(data))?;
@@ -127,7 +128,7 @@ impl File {
     /// `HMM_DMIRROR_WRITE`: the device writes data of the caller to `range`.
     fn write(&self, range: PageRange, command: &mut Command) -> Result {
         let mut bounce = Bounce::new(&range)?;
-        let mut walker = Walker::new(&self.space, range, Locking::Held);
+        let mut walker = Walker::new(&self.space, range);
         for part in range.chunks(bounce.pages()) {
             let data = bounce.part(&part);
             user_data(command, &range, &part)

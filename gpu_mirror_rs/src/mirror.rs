@@ -21,7 +21,7 @@ use kernel::{
     mm::MmWithUser,
     page::PAGE_SHIFT,
     prelude::*,
-    sync::{aref::ARef, new_mutex, Arc},
+    sync::{new_mutex, Arc},
 };
 use mmu_notifier_helpers::{
     fault::{Access, Buffer, Entry, Locking, PageState, Pages, Request},
@@ -110,14 +110,12 @@ fn tail(range: &PageRange, pages: usize) -> Option<PageRange> {
 pub(crate) struct Walker<'a> {
     space: &'a AddressSpace,
     range: PageRange,
-    locking: Locking,
     faulter: Option<Faulter>,
     episodes: u64,
 }
 
 /// What faulting takes. Made at the first fault, since most walks have none.
 struct Faulter {
-    mm: ARef<MmWithUser>,
     buffer: Buffer,
     reserve: Reserve<Entry>,
     /// Where the last range that was faulted in ended.
@@ -126,11 +124,10 @@ struct Faulter {
 
 impl<'a> Walker<'a> {
     /// A walk over `range` of `space`.
-    pub(crate) fn new(space: &'a AddressSpace, range: PageRange, locking: Locking) -> Self {
+    pub(crate) fn new(space: &'a AddressSpace, range: PageRange) -> Self {
         Self {
             space,
             range,
-            locking,
             faulter: None,
             episodes: 0,
         }
@@ -179,18 +176,22 @@ impl<'a> Walker<'a> {
         let faulter = match &mut self.faulter {
             Some(faulter) => faulter,
             none => none.insert(Faulter {
-                mm: self.space.mm().mmget_not_zero().ok_or(EFAULT)?,
                 buffer: Buffer::new(self.range.pages().min(LEAF_PAGES), GFP_KERNEL)?,
                 reserve: Reserve::default(),
                 end: 0,
             }),
         };
         faulter.reserve.fill()?;
+        // Not kept from fault to fault: the caller's memory is copied in between, which may take for
+        // ever, and the memory of a process that ended must not wait for that.
+        let mm = self.space.mm().mmget_not_zero().ok_or(EFAULT)?;
         let reserve = &mut faulter.reserve;
 
-        let request = Request::new(range, access).with_locking(self.locking);
+        // C's READ and WRITE hold on to the mmap lock, so that they fail where a handler must drop
+        // it (userfaultfd), with a stack dump in the log of a kernel with DEBUG_VM.
+        let request = Request::new(range, access).with_locking(Locking::Droppable);
         self.space
-            .fault(&faulter.mm, request, &mut faulter.buffer, |table, pages| {
+            .fault(&mm, request, &mut faulter.buffer, |table, pages| {
                 let entries = pages.entries().filter_map(|(addr, state)| match state {
                     PageState::Mapped(entry) => Some((addr, entry)),
                     PageState::Empty | PageState::Error => None,
@@ -225,10 +226,10 @@ pub(crate) fn look<R>(
     mut look: impl FnMut(Pages<'_>) -> R,
     mut done: impl FnMut(R) -> Result,
 ) -> Result {
-    let mm = space.mm().mmget_not_zero().ok_or(EINVAL)?;
     let mut buffer = Buffer::new(range.pages().min(LEAF_PAGES), GFP_KERNEL)?;
     for part in range.chunks(buffer.pages()) {
         let mut seen = None;
+        let mm = space.mm().mmget_not_zero().ok_or(EINVAL)?;
         space.fault(
             &mm,
             Request::new(part, Access::Look),
@@ -238,6 +239,8 @@ pub(crate) fn look<R>(
                 Ok(())
             },
         )?;
+        // Not kept while the caller's memory is written, which may take for ever.
+        drop(mm);
         if let Some(seen) = seen {
             done(seen)?;
         }
