@@ -36,7 +36,7 @@ Exit status:
 
 /// Builds a kernel and boots it, to run the project's drivers and what checks them.
 #[derive(Debug, Parser)]
-#[command(name = "ci/run", after_help = ENVIRONMENT, disable_help_subcommand = true)]
+#[command(name = "ci/run", bin_name = "ci/run", after_help = ENVIRONMENT, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// The checkout to work on.
     #[arg(long, hide = true, default_value = ".")]
