@@ -10,14 +10,11 @@
 #![forbid(unsafe_code)]
 
 use core::convert::Infallible;
-#[cfg(not(CONFIG_RUST))]
-use kernel::init::{init_array_from_fn, Init};
 use kernel::{
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
 };
 use mmu_notifier_helpers::range::PageRange;
-#[cfg(CONFIG_RUST)]
 use pin_init::{init_array_from_fn, Init};
 
 /// Address bits that one level decodes.

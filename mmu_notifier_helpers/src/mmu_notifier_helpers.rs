@@ -31,6 +31,10 @@
 //! Reclaim takes the third through the second, so nothing under the shadow's lock may allocate
 //! with `__GFP_RECLAIM`; memory for publishing is reserved before.
 
+// The name by which the macros of pin-init find their library on the host.
+#[cfg(not(CONFIG_RUST))]
+extern crate pin_init as pinned_init;
+
 #[cfg(CONFIG_RUST)]
 mod bindings;
 #[cfg(CONFIG_RUST)]

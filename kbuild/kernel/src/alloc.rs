@@ -2,9 +2,16 @@
 
 //! Fallible allocation, as in `rust/kernel/alloc.rs`.
 
-use crate::error::{code::ENOMEM, Error, Result};
-use core::ops::{Deref, DerefMut};
-use pin_init::Init;
+use crate::{
+    error::{code::ENOMEM, Error, Result},
+    init::InPlaceInit,
+};
+use core::{
+    convert::Infallible,
+    ops::{Deref, DerefMut},
+    pin::Pin,
+};
+use pin_init::{Init, PinInit};
 
 /// The allocator ran out of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +20,12 @@ pub struct AllocError;
 impl From<AllocError> for Error {
     fn from(_: AllocError) -> Self {
         ENOMEM
+    }
+}
+
+impl From<Infallible> for AllocError {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 
@@ -40,16 +53,37 @@ impl<T> KBox<T> {
         Ok(Self(Box::new(value)))
     }
 
-    /// Allocates and initialises in place, so that a large `T` never lives on the stack.
-    pub fn init<E>(init: impl Init<T, E>, _flags: Flags) -> Result<Self>
+    /// Pins the content.
+    pub fn into_pin(this: Self) -> Pin<Self> {
+        // SAFETY: The content lives on the heap and stays there until it is dropped.
+        unsafe { Pin::new_unchecked(this) }
+    }
+}
+
+impl<T> InPlaceInit<T> for KBox<T> {
+    type PinnedSelf = Pin<Self>;
+
+    fn try_pin_init<E>(init: impl PinInit<T, E>, _flags: Flags) -> Result<Pin<Self>, E>
     where
-        Error: From<E>,
+        E: From<AllocError>,
     {
         let mut slot = Box::<T>::new_uninit();
-        // SAFETY: the slot is allocated for a `T`, exclusively ours, and dropped uninitialised when
+        // SAFETY: The slot is allocated for a `T`, exclusively ours, dropped uninitialised when the
+        // initialiser fails, and not moved before it is pinned.
+        unsafe { init.__pinned_init(slot.as_mut_ptr()) }?;
+        // SAFETY: The initialiser returned success, so the slot holds a valid `T`.
+        Ok(Self::into_pin(Self(unsafe { slot.assume_init() })))
+    }
+
+    fn try_init<E>(init: impl Init<T, E>, _flags: Flags) -> Result<Self, E>
+    where
+        E: From<AllocError>,
+    {
+        let mut slot = Box::<T>::new_uninit();
+        // SAFETY: The slot is allocated for a `T`, exclusively ours, and dropped uninitialised when
         // the initialiser fails.
         unsafe { init.__init(slot.as_mut_ptr()) }?;
-        // SAFETY: the initialiser returned success, so the slot holds a valid `T`.
+        // SAFETY: The initialiser returned success, so the slot holds a valid `T`.
         Ok(Self(unsafe { slot.assume_init() }))
     }
 }
