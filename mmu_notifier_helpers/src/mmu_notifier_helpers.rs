@@ -16,6 +16,9 @@
 //! # Layout
 //!
 //! - [`range`]: ranges of whole pages and the view of an invalidation. Pure, runs on the host.
+//! - [`invlock`]: the protocol, around a shadow. Pure, with [`in_flight`] and [`readers`] for its
+//!   bookkeeping, and [`wait`] for how it waits.
+//! - [`retry`]: how often a fault tries, and how. Pure.
 //! - [`interval`]: the notifier that owns a shadow (`mmu_interval_notifier_*`).
 //! - [`fault`]: reading page-table entries for the shadow (`hmm_range_fault()` and its variant
 //!   without the mmap lock), retried on collisions.
@@ -39,9 +42,14 @@ extern crate pin_init as pinned_init;
 mod bindings;
 #[cfg(CONFIG_RUST)]
 pub mod fault;
+pub mod in_flight;
 #[cfg(CONFIG_RUST)]
 pub mod interval;
+pub mod invlock;
 pub mod range;
+pub mod readers;
+pub mod retry;
+pub mod wait;
 
 #[cfg(CONFIG_RUST)]
 kernel::prelude::module! {

@@ -157,12 +157,38 @@ pub enum Event {
     Other,
 }
 
+/// Who caused an invalidation, or owns device memory: the address of something of the driver's, which
+/// is compared and never followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(usize);
+
+impl Owner {
+    /// The owner that `object` stands for, for as long as it is not moved or freed.
+    pub fn of<T>(object: &T) -> Self {
+        Self(core::ptr::from_ref(object) as usize)
+    }
+
+    /// From what the core stores. There is no owner at no address.
+    pub const fn from_addr(addr: usize) -> Option<Self> {
+        match addr {
+            0 => None,
+            addr => Some(Self(addr)),
+        }
+    }
+
+    /// What the core stores.
+    pub const fn addr(self) -> usize {
+        self.0
+    }
+}
+
 /// What the core tells of one invalidation, cut to what the subscription watches.
 #[derive(Clone, Copy, Debug)]
 pub struct Invalidation {
     range: PageRange,
     event: Event,
     blockable: bool,
+    owner: Option<Owner>,
 }
 
 impl Invalidation {
@@ -172,7 +198,13 @@ impl Invalidation {
             range,
             event,
             blockable,
+            owner: None,
         }
+    }
+
+    /// The same, caused by `owner`.
+    pub const fn with_owner(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The addresses whose entries must go.
@@ -183,6 +215,12 @@ impl Invalidation {
     /// Why they must.
     pub const fn event(&self) -> Event {
         self.event
+    }
+
+    /// Who caused it. A driver that finds itself here may leave entries in place that it is about to
+    /// change on its own; whoever reads the range collides all the same.
+    pub const fn owner(&self) -> Option<Owner> {
+        self.owner
     }
 
     /// Whether the callback may sleep. `mmu_notifier_range_blockable()` in C; false in the OOM
