@@ -9,7 +9,7 @@ use kernel::{
     debugfs::Dir,
     miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
     prelude::*,
-    sync::Arc,
+    sync::{atomic::Atomic, Arc},
 };
 
 /// The names of the nodes, in the order of the devices.
@@ -43,6 +43,10 @@ pub(crate) struct Device {
 pub(crate) struct Shared {
     #[pin]
     pub(crate) counters: Counters,
+    /// The directory of the counters.
+    pub(crate) debugfs: Dir,
+    /// How many mirrors there have been.
+    pub(crate) mirrors: Atomic<u64>,
 }
 
 impl Device {
@@ -50,9 +54,12 @@ impl Device {
     ///
     /// A device is the only place where a [`MiscDeviceRegistration`] for [`File`] is made.
     pub(crate) fn register(name: &'static CStr, debugfs: &Dir) -> impl PinInit<Self, Error> {
+        let dir = debugfs.subdir(name);
         let shared = Arc::pin_init(
             try_pin_init!(Shared {
-                counters <- Counters::new(&debugfs.subdir(name)),
+                counters <- Counters::new(&dir),
+                debugfs: dir.clone(),
+                mirrors: Atomic::new(0),
             }? Error),
             GFP_KERNEL,
         );

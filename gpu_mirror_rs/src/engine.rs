@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::page_table::PageTable;
-use mmu_notifier_helpers::{fault::Entry, range::PageRange};
+use mmu_notifier_helpers::{pages::Entry, range::PageRange};
 
 /// Moves data between the pages that a page table names and a buffer of the kernel, which is whole
 /// pages long.

@@ -4,7 +4,7 @@
 
 use crate::{engine::Engine, page_table::PageTable};
 use kernel::page::PAGE_SIZE;
-use mmu_notifier_helpers::{fault::Entry, range::PageRange};
+use mmu_notifier_helpers::{pages::Entry, range::PageRange};
 
 /// The CPU.
 pub(crate) struct CpuEngine;

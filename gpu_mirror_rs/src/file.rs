@@ -23,10 +23,7 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
     uaccess::UserSlice,
 };
-use mmu_notifier_helpers::{
-    fault::{fatal_signal_pending, PageState},
-    range::PageRange,
-};
+use mmu_notifier_helpers::{fault::fatal_signal_pending, pages::View, range::PageRange};
 
 /// Pages that are copied in one go: 64 KiB, which a kernel allocates easily and a cache holds.
 const BOUNCE_PAGES: usize = 16;
@@ -37,9 +34,7 @@ const PUD_ORDER: u32 = 18;
 
 /// An open file of a device. It may be shared after `fork()`, and still mirrors the address space
 /// that opened it.
-#[pin_data]
 pub(crate) struct File {
-    #[pin]
     space: AddressSpace,
     /// `HMM_DMIRROR_FLAG_*`, as set by the user.
     flags: Atomic<u64>,
@@ -53,13 +48,11 @@ impl MiscDevice for File {
         let device = ffi_device::shared_of(misc).clone();
         let task = kernel::current!();
         let mm = task.mm().ok_or(EINVAL)?;
-        KBox::try_pin_init(
-            try_pin_init!(Self {
-                space <- mirror::mirror(mm, device),
-                flags: Atomic::new(0),
-            }? Error),
-            GFP_KERNEL,
-        )
+        let file = Self {
+            space: mirror::mirror(mm, device)?,
+            flags: Atomic::new(0),
+        };
+        Ok(KBox::pin(file, GFP_KERNEL)?)
     }
 
     /// # Errors
@@ -144,23 +137,17 @@ impl File {
     fn snapshot(&self, range: PageRange, command: &mut Command) -> Result {
         let mut user =
             UserSlice::new(UserPtr::from_addr(command.ptr as usize), range.pages()).writer();
-        mirror::look(
-            &self.space,
-            range,
-            |pages| {
-                let mut protections = [prot::NONE; LEAF_PAGES];
-                let n = pages.range().pages();
-                for (byte, (_, state)) in protections.iter_mut().zip(pages.entries()) {
-                    *byte = protection(&state);
-                }
-                (protections, n)
-            },
-            |(protections, n)| {
-                user.write_slice(&protections[..n])?;
-                command.cpages += n as u64;
-                Ok(())
-            },
-        )
+        mirror::look(&self.space, range, |views| {
+            let mut protections = [prot::NONE; LEAF_PAGES];
+            let mut n = 0;
+            for (byte, view) in protections.iter_mut().zip(views) {
+                *byte = protection(view);
+                n += 1;
+            }
+            user.write_slice(&protections[..n])?;
+            command.cpages += n as u64;
+            Ok(())
+        })
     }
 }
 
@@ -186,23 +173,19 @@ fn user_data(command: &Command, range: &PageRange, part: &PageRange) -> UserSlic
 }
 
 /// What `SNAPSHOT` says of a page.
-fn protection(state: &PageState) -> u8 {
-    let entry = match state {
-        PageState::Error => return prot::ERROR,
-        PageState::Empty => return prot::NONE,
-        PageState::Mapped(entry) => entry,
+fn protection(view: View) -> u8 {
+    let (writable, order, zero_page) = match view {
+        View::Error => return prot::ERROR,
+        View::Empty => return prot::NONE,
+        View::Mapped {
+            writable,
+            order,
+            zero_page,
+        } => (writable, order, zero_page),
     };
-    let kind = if entry.is_zero_page() {
-        prot::ZERO
-    } else {
-        prot::NONE
-    };
-    let access = if entry.writable() {
-        prot::WRITE
-    } else {
-        prot::READ
-    };
-    let size = match entry.order() {
+    let kind = if zero_page { prot::ZERO } else { prot::NONE };
+    let access = if writable { prot::WRITE } else { prot::READ };
+    let size = match order {
         PMD_ORDER => prot::PMD,
         PUD_ORDER => prot::PUD,
         _ => prot::NONE,

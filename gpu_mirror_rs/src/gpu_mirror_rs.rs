@@ -25,6 +25,8 @@ mod ffi_device;
 #[cfg(CONFIG_RUST)]
 mod ffi_engine;
 #[cfg(CONFIG_RUST)]
+mod ffi_shadow;
+#[cfg(CONFIG_RUST)]
 mod file;
 #[cfg(CONFIG_RUST)]
 mod mirror;

@@ -5,65 +5,86 @@
 //!
 //! # Locks
 //!
-//! mmap lock → locks of the reverse map → the page table's mutex. All three are taken by the helper
-//! crate; nothing here takes another under them.
+//! mmap lock → locks of the reverse map → the spinlock of the address space's page tables. All are
+//! taken by the helper crate; nothing here takes another under them.
 
 #![forbid(unsafe_code)]
 
 use crate::{
-    counters::count,
+    counters::{Counters, MirrorCounters},
     device::Shared,
     engine::Engine,
     ffi_engine::CpuEngine,
-    page_table::{Leaves, PageTable, Reserve, Shortage, LEAF_PAGES},
+    page_table::{Leaves, PageTable, Reserve, LEAF_PAGES},
 };
 use kernel::{
     mm::MmWithUser,
     page::PAGE_SHIFT,
     prelude::*,
-    sync::{new_mutex, Arc},
+    sync::{atomic::Atomic, Arc},
 };
 use mmu_notifier_helpers::{
-    fault::{Access, Buffer, Entry, Locking, PageState, Pages, Request},
-    interval::{IntervalNotifier, Mirror},
+    fault::{Access, Buffer, Request},
+    mirror::{Mirror, Subscription},
+    notifier::{Attachment, PerMm},
+    pages::{Entry, View},
     range::{Invalidation, PageRange},
 };
 
 /// What the invalidations of a mirrored address space act on, besides the page table.
+#[pin_data]
 pub(crate) struct GpuMirror {
     device: Arc<Shared>,
+    #[pin]
+    counters: MirrorCounters,
+}
+
+impl GpuMirror {
+    /// Adds `n` to what `counter` names of the device and of the mirror.
+    fn count(&self, counter: fn(&Counters) -> &Atomic<u64>, n: usize) {
+        self.device.counters.add(counter, n);
+        self.counters.add(counter, n);
+    }
 }
 
 impl Mirror for GpuMirror {
     type Shadow = PageTable<Entry>;
+    type Reserve = Reserve<Entry>;
 
     fn zap(&self, table: &mut PageTable<Entry>, invalidation: &Invalidation) {
-        count(&self.device.counters.invalidations, 1);
+        self.count(|c| &c.invalidations, 1);
         table.zap(invalidation.range());
     }
 
     fn collided(&self, _range: &PageRange) {
-        count(&self.device.counters.collisions, 1);
+        self.count(|c| &c.retries, 1);
+    }
+
+    fn excluding(&self, _range: &PageRange) {
+        self.count(|c| &c.slow_paths, 1);
+    }
+
+    fn refused(&self) {
+        self.count(|c| &c.refusals, 1);
     }
 }
 
+mmu_notifier_helpers::per_mm_mirror!(GpuMirror, "gpu_mirror::page_table");
+
 /// A whole address space, mirrored.
-pub(crate) type AddressSpace = IntervalNotifier<GpuMirror>;
+pub(crate) type AddressSpace = Attachment<GpuMirror>;
 
 /// Mirrors `mm` in `device`.
-pub(crate) fn mirror<'a>(
-    mm: &'a MmWithUser,
-    device: Arc<Shared>,
-) -> impl PinInit<AddressSpace, Error> + 'a {
-    pin_init::pin_init_scope(move || {
-        let table = PageTable::new()?;
-        Ok(AddressSpace::insert(
-            mm,
-            PageRange::ALL,
-            Ok(GpuMirror { device }),
-            new_mutex!(table, "gpu_mirror::page_table"),
-        ))
-    })
+pub(crate) fn mirror(mm: &MmWithUser, device: Arc<Shared>) -> Result<AddressSpace> {
+    let counters = MirrorCounters::new(&device)?;
+    let mirror = Arc::pin_init(
+        try_pin_init!(GpuMirror {
+            device,
+            counters <- counters,
+        }? Error),
+        GFP_KERNEL,
+    )?;
+    Attachment::new(PerMm::get(mm)?, mirror, PageTable::new()?)
 }
 
 /// Which way data goes.
@@ -119,7 +140,7 @@ struct Faulter {
     buffer: Buffer,
     reserve: Reserve<Entry>,
     /// Where the last range that was faulted in ended.
-    end: usize,
+    end: Option<usize>,
 }
 
 impl<'a> Walker<'a> {
@@ -147,7 +168,7 @@ impl<'a> Walker<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`IntervalNotifier::fault`], and `EFAULT` when the process is gone or what was
+    /// Those of [`Subscription::fault`], and `EFAULT` when the process is gone or what was
     /// faulted in does not permit the access all the same.
     pub(crate) fn transfer(&mut self, part: &PageRange, mut transfer: Transfer<'_>) -> Result {
         let mut done = transfer.advance(&self.space.lock(), part, 0);
@@ -171,79 +192,57 @@ impl<'a> Walker<'a> {
         access: Access,
         then: impl FnOnce(&PageTable<Entry>),
     ) -> Result {
-        let counters = &self.space.mirror().device.counters;
         let range = self.range.tail(addr).ok_or(EINVAL)?.first_leaf();
         let faulter = match &mut self.faulter {
             Some(faulter) => faulter,
             none => none.insert(Faulter {
                 buffer: Buffer::new(self.range.pages().min(LEAF_PAGES), GFP_KERNEL)?,
                 reserve: Reserve::default(),
-                end: 0,
+                end: None,
             }),
         };
         faulter.reserve.fill()?;
         // Not kept from fault to fault: the caller's memory is copied in between, which may take for
         // ever, and the memory of a process that ended must not wait for that.
         let mm = self.space.mm().mmget_not_zero().ok_or(EFAULT)?;
-        let reserve = &mut faulter.reserve;
 
         // C's READ and WRITE hold on to the mmap lock, so that they fail where a handler must drop
         // it (userfaultfd), with a stack dump in the log of a kernel with DEBUG_VM.
-        let request = Request::new(range, access).with_locking(Locking::Droppable);
-        self.space
-            .fault(&mm, request, &mut faulter.buffer, |table, pages| {
-                let entries = pages.entries().filter_map(|(addr, state)| match state {
-                    PageState::Mapped(entry) => Some((addr, entry)),
-                    PageState::Empty | PageState::Error => None,
-                });
-                // The reserve is full and the addresses are a user's, so there is no shortage.
-                table
-                    .map(&range, entries, reserve)
-                    .map_err(|Shortage| EINVAL)?;
-                then(table);
-                Ok(())
-            })?;
+        let request = Request::droppable(range, access);
+        let (buffer, reserve) = (&mut faulter.buffer, &mut faulter.reserve);
+        let table = self.space.fault(&mm, &request, buffer, reserve)?;
+        then(&table);
+        drop(table);
 
-        count(&counters.faults, 1);
-        count(&counters.pages, range.pages());
-        if faulter.end != range.start() {
+        let mirror = self.space.mirror();
+        mirror.count(|c| &c.faults, 1);
+        mirror.count(|c| &c.pages, range.pages());
+        if faulter.end != Some(range.start()) {
             self.episodes += 1;
         }
-        faulter.end = range.end();
+        faulter.end = Some(range.end());
         Ok(())
     }
 }
 
 /// Looks at the page-table entries of `range`, part by part of at most [`LEAF_PAGES`] pages, and
-/// hands each part to `look`, in the lock and as they are, and then to `done` without the lock.
+/// hands each part to `done` as it was at one time.
 ///
 /// # Errors
 ///
-/// Those of [`IntervalNotifier::fault`], and of `done`; `EINVAL` when the process is gone.
-pub(crate) fn look<R>(
+/// Those of [`Subscription::look`], and of `done`; `EINVAL` when the process is gone.
+pub(crate) fn look(
     space: &AddressSpace,
     range: PageRange,
-    mut look: impl FnMut(Pages<'_>) -> R,
-    mut done: impl FnMut(R) -> Result,
+    mut done: impl FnMut(&mut dyn Iterator<Item = View>) -> Result,
 ) -> Result {
     let mut buffer = Buffer::new(range.pages().min(LEAF_PAGES), GFP_KERNEL)?;
     for part in range.chunks(buffer.pages()) {
-        let mut seen = None;
         let mm = space.mm().mmget_not_zero().ok_or(EINVAL)?;
-        space.fault(
-            &mm,
-            Request::new(part, Access::Look),
-            &mut buffer,
-            |_, pages| {
-                seen = Some(look(pages));
-                Ok(())
-            },
-        )?;
+        let mut views = space.look(&mm, part, &mut buffer)?;
         // Not kept while the caller's memory is written, which may take for ever.
         drop(mm);
-        if let Some(seen) = seen {
-            done(seen)?;
-        }
+        done(&mut views)?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A subscription to the invalidations of a range of addresses, which owns the shadow that they
-//! invalidate.
+//! A subscription to the invalidations of a range of addresses, whose shadow has a lock that sleeps.
 //!
 //! # Protocol
 //!
@@ -11,6 +10,10 @@
 //! under the same lock if it has not changed. The comment on the collision-retry lock in
 //! `mm/mmu_notifier.c` has the proof; what this module adds is that no step can be left out.
 //!
+//! A reader collides with any invalidation of the range *that the subscription watches*, not only of
+//! the one that it reads. A driver that mirrors much wants a [`PerMm`](crate::notifier::PerMm), if it
+//! can do with a lock that spins.
+//!
 //! # Locks
 //!
 //! `mm->mmap_lock` or a lock of the reverse map → the shadow's mutex. The mutex sleeps, so an
@@ -18,10 +21,19 @@
 
 use crate::{
     bindings as extra,
-    range::{Event, Invalidation, PageRange},
+    fault::Locking,
+    invlock::Publish,
+    mirror::{
+        sealed::{Passive, Record, Sealed},
+        teach_lockdep, Mirror, Subscription,
+    },
+    pages::{Faulted, Pages},
+    range::{Invalidation, PageRange},
+    wait::Deadline,
 };
 use core::ops::Deref;
 use kernel::{
+    alloc::flags::{__GFP_NOWARN, GFP_NOWAIT},
     bindings,
     error::to_result,
     mm::{Mm, MmWithUser},
@@ -31,42 +43,38 @@ use kernel::{
 };
 use pin_init::{pin_data, pinned_drop, PinInit};
 
-/// What a driver keeps of the addresses that it mirrors.
-pub trait Mirror: Send + Sync + 'static {
-    /// The driver's copy of page-table entries.
-    type Shadow: Send + Unpin + 'static;
+/// A mirror whose device takes a while to forget: invalidations of many mirrors are all started
+/// before the first is waited for.
+pub trait TwoPassMirror: Mirror {
+    /// What the device was told to do.
+    type Flush: Send + 'static;
 
-    /// Removes every entry for the addresses of `invalidation` from the shadow, and makes the
-    /// device forget what it cached of them.
-    ///
-    /// The pages may be freed as soon as it returns.
+    /// Removes every entry for the addresses of `invalidation` from the shadow, as [`Mirror::zap`]
+    /// does, but only starts to make the device forget. [`None`] if there is nothing to wait for.
     ///
     /// # Context
     ///
-    /// The shadow's mutex is held, and whatever the core holds while it changes page tables. Must
-    /// not allocate with `__GFP_RECLAIM`. May sleep if the invalidation is
-    /// [blockable](Invalidation::blockable), but not wait for anything that itself waits for page
-    /// faults.
-    fn zap(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation);
+    /// As for [`Mirror::zap`].
+    fn start(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation) -> Option<Self::Flush>;
 
-    /// Called for each time that an invalidation interfered with reading the entries of `range`, so
-    /// that they are read again. For statistics.
+    /// Waits until the device has done what [`Self::start`] told it. The pages may be freed as soon
+    /// as it returns.
     ///
     /// # Context
     ///
-    /// Process context, no lock held.
-    fn collided(&self, _range: &PageRange) {}
+    /// As for [`Mirror::zap`], but without the shadow's lock. Must not sleep unless the invalidation
+    /// was [blockable](Invalidation::blockable).
+    fn finish(&self, flush: Self::Flush);
 }
 
 /// A subscription of a driver to the invalidations of a range in one address space.
 ///
-/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users; it is
-/// what a driver asks for the `mm`, instead of storing one beside it.
+/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users.
 ///
 /// # Invariants
 ///
-/// Once initialised, `subscription` is inserted with the address space and [`Self::OPS`], until it
-/// is dropped.
+/// Once initialised, `subscription` is inserted with the address space and operations for `Self`,
+/// until it is dropped.
 #[pin_data(PinnedDrop)]
 pub struct IntervalNotifier<T: Mirror> {
     range: PageRange,
@@ -84,14 +92,14 @@ unsafe impl<T: Mirror> Send for IntervalNotifier<T> {}
 unsafe impl<T: Mirror> Sync for IntervalNotifier<T> {}
 
 impl<T: Mirror> IntervalNotifier<T> {
-    const OPS: &'static bindings::mmu_interval_notifier_ops =
+    const ONE_PASS: &'static bindings::mmu_interval_notifier_ops =
         &bindings::mmu_interval_notifier_ops {
             invalidate: Some(Self::invalidate),
             invalidate_start: None,
             invalidate_finish: None,
         };
 
-    /// Subscribes to the invalidations of `range` in `mm`.
+    /// Subscribes to the invalidations of `range` in `mm`. Each is one call of [`Mirror::zap`].
     ///
     /// `shadow` is a new mutex (`new_mutex!`) around an empty shadow, so that each driver has a
     /// lock class of its own.
@@ -112,12 +120,26 @@ impl<T: Mirror> IntervalNotifier<T> {
         mirror: impl PinInit<T, Error> + 'a,
         shadow: impl PinInit<Mutex<T::Shadow>> + 'a,
     ) -> impl PinInit<Self, Error> + 'a {
+        // SAFETY: The operations are for `Self`.
+        unsafe { Self::insert_with(mm, range, mirror, shadow, Self::ONE_PASS) }
+    }
+
+    /// # Safety
+    ///
+    /// `ops` must be for subscriptions that are fields of a `Self`.
+    unsafe fn insert_with<'a>(
+        mm: &'a MmWithUser,
+        range: PageRange,
+        mirror: impl PinInit<T, Error> + 'a,
+        shadow: impl PinInit<Mutex<T::Shadow>> + 'a,
+        ops: &'static bindings::mmu_interval_notifier_ops,
+    ) -> impl PinInit<Self, Error> + 'a {
         try_pin_init!(Self {
             range,
             mirror <- mirror,
             shadow <- shadow,
             // The last field: callbacks may come before the call returns, and find the others.
-            subscription <- Opaque::try_ffi_init(|slot: *mut bindings::mmu_interval_notifier| {
+            subscription <- Opaque::try_ffi_init(move |slot: *mut bindings::mmu_interval_notifier| {
                 // SAFETY: `slot` is pinned memory for a subscription; `mm` has users; the callback
                 // finds its notifier around `slot`, until `drop` has removed it from the mm.
                 to_result(unsafe {
@@ -126,80 +148,60 @@ impl<T: Mirror> IntervalNotifier<T> {
                         mm.as_raw(),
                         range.start(),
                         range.len(),
-                        Self::OPS,
+                        ops,
                     )
                 })
             }),
         }? Error)
         .pin_chain(|this| {
-            this.as_ref().teach_lockdep();
+            teach_lockdep(|| drop(this.shadow.lock()));
             Ok(())
         })
     }
 
-    /// Lets lockdep know at once that reclaim takes the shadow's lock, so that an allocation under
-    /// it is reported the first time that it happens, and not when memory is short.
-    fn teach_lockdep(&self) {
-        // SAFETY: Tells lockdep of a context; it is left below.
-        unsafe { extra::mnh_fs_reclaim_acquire() };
-        drop(self.shadow.lock());
-        // SAFETY: Leaves the context entered above.
-        unsafe { extra::mnh_fs_reclaim_release() };
-    }
-
-    /// The driver's data that belongs to this subscription.
-    pub fn mirror(&self) -> &T {
-        &self.mirror
-    }
-
-    /// The address space. Its users may be gone: [`Mm::mmget_not_zero`] tells.
-    pub fn mm(&self) -> &Mm {
-        // SAFETY: The subscription is inserted, which set its `mm` for good and took a reference to
-        // it.
-        unsafe { Mm::from_raw((*self.as_raw()).mm) }
-    }
-
-    /// The addresses watched.
-    pub fn range(&self) -> &PageRange {
-        &self.range
-    }
-
-    /// Locks the shadow for the device to use.
-    ///
-    /// Until the guard is dropped no entry goes away, and no page that one names is freed.
-    /// Invalidations wait for it, so it must not be held while waiting for a page fault, for the
-    /// mmap lock or for memory (no `__GFP_RECLAIM`).
-    ///
-    /// # Context
-    ///
-    /// May sleep.
-    pub fn lock(&self) -> ShadowGuard<'_, T::Shadow> {
-        ShadowGuard(self.shadow.lock())
-    }
-
-    pub(crate) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
+    fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
         self.subscription.get()
     }
 
-    /// Begins to read page-table entries, having waited for invalidations in flight. Returns what
-    /// [`Self::lock_unless_collided`] takes.
+    /// The notifier whose subscription is given.
     ///
-    /// C: `mmu_interval_read_begin()`. May sleep; the mmap lock must not be held.
-    pub(crate) fn read_begin(&self) -> c_ulong {
-        // SAFETY: The subscription is inserted.
-        unsafe { bindings::mmu_interval_read_begin(self.as_raw()) }
+    /// # Safety
+    ///
+    /// `subscription` must be that of an inserted `IntervalNotifier<T>`, which is not removed for
+    /// `'a`.
+    unsafe fn from_raw<'a>(subscription: *mut bindings::mmu_interval_notifier) -> &'a Self {
+        // SAFETY: By the caller's promise this is a field of an `IntervalNotifier<T>`.
+        unsafe { &*kernel::container_of!(Opaque::cast_from(subscription), Self, subscription) }
     }
 
-    /// Locks the shadow to publish what was read since `seq` was current, unless an invalidation
-    /// interfered.
+    /// Tells `zap` of an invalidation, having made readers collide with it.
     ///
-    /// C: `mmu_interval_read_retry()` under the driver's lock.
-    pub(crate) fn lock_unless_collided(&self, seq: c_ulong) -> Option<MutexGuard<'_, T::Shadow>> {
-        let shadow = self.shadow.lock();
-        // SAFETY: The subscription is inserted, and the lock under which its sequence is set is
-        // held.
-        let collided = unsafe { extra::mnh_interval_read_retry(self.as_raw(), seq) };
-        (!collided).then_some(shadow)
+    /// Returns [`None`] when it is refused, since it may not sleep and somebody holds the lock.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::invalidate`].
+    unsafe fn invalidate_with<R>(
+        &self,
+        raw: *const bindings::mmu_notifier_range,
+        cur_seq: c_ulong,
+        zap: impl FnOnce(&mut T::Shadow, &Invalidation) -> R,
+    ) -> Option<Option<R>> {
+        // SAFETY: By the caller's promise.
+        let invalidation = unsafe { Invalidation::from_raw(raw, &self.range) };
+        // SAFETY: By the caller's promise.
+        let mut shadow = if unsafe { extra::mnh_range_blockable(raw) } {
+            self.shadow.lock()
+        } else if let Some(shadow) = self.shadow.try_lock() {
+            shadow
+        } else {
+            self.mirror.refused();
+            return None;
+        };
+        // Before anything else, and whatever the event: a reader that collides must not publish.
+        // SAFETY: The lock under which the sequence is set is held.
+        unsafe { extra::mnh_interval_set_seq(self.as_raw(), cur_seq) };
+        Some(invalidation.map(|invalidation| zap(&mut shadow, &invalidation)))
     }
 
     /// The callback of the core.
@@ -213,32 +215,96 @@ impl<T: Mirror> IntervalNotifier<T> {
         range: *const bindings::mmu_notifier_range,
         cur_seq: c_ulong,
     ) -> bool {
-        // SAFETY: By the caller's promise this is a field of an `IntervalNotifier<T>`, which is not
-        // freed before the callback has returned, since `drop` waits for it.
-        let this =
-            unsafe { &*kernel::container_of!(Opaque::cast_from(subscription), Self, subscription) };
+        // SAFETY: By the caller's promise; it is not removed before the callback has returned, since
+        // `drop` waits for it.
+        let this = unsafe { Self::from_raw(subscription) };
         // SAFETY: By the caller's promise.
-        let (raw, blockable) = unsafe { (&*range, extra::mnh_range_blockable(range)) };
+        unsafe {
+            this.invalidate_with(range, cur_seq, |shadow, invalidation| {
+                this.mirror.zap(shadow, invalidation);
+            })
+        }
+        .is_some()
+    }
+}
 
-        let mut shadow = if blockable {
-            this.shadow.lock()
-        } else {
-            match this.shadow.try_lock() {
-                Some(shadow) => shadow,
-                None => return false,
-            }
+/// What the core keeps between the passes of one invalidation.
+#[repr(C)]
+struct Pass<F> {
+    raw: Opaque<bindings::mmu_interval_notifier_finish>,
+    flush: F,
+}
+
+impl<T: TwoPassMirror> IntervalNotifier<T> {
+    const TWO_PASSES: &'static bindings::mmu_interval_notifier_ops =
+        &bindings::mmu_interval_notifier_ops {
+            invalidate: None,
+            invalidate_start: Some(Self::invalidate_start),
+            invalidate_finish: Some(Self::invalidate_finish),
         };
-        // Before anything else, and whatever the event: a reader that collides must not publish.
-        // SAFETY: The lock under which the sequence is set is held.
-        unsafe { extra::mnh_interval_set_seq(subscription, cur_seq) };
 
-        let watched = PageRange::covering(raw.start, raw.end)
-            .and_then(|range| range.intersection(&this.range));
-        if let Some(range) = watched {
-            let invalidation = Invalidation::new(range, event(raw.event), blockable);
-            this.mirror.zap(&mut shadow, &invalidation);
+    /// As [`Self::insert`], but each invalidation is a call of [`TwoPassMirror::start`] and, after
+    /// those of all other subscriptions, of [`TwoPassMirror::finish`]. When memory is short they
+    /// follow each other at once.
+    pub fn insert_two_pass<'a>(
+        mm: &'a MmWithUser,
+        range: PageRange,
+        mirror: impl PinInit<T, Error> + 'a,
+        shadow: impl PinInit<Mutex<T::Shadow>> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a {
+        // SAFETY: The operations are for `Self`.
+        unsafe { Self::insert_with(mm, range, mirror, shadow, Self::TWO_PASSES) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::invalidate`]; `finish` must be valid for writing.
+    unsafe extern "C" fn invalidate_start(
+        subscription: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        cur_seq: c_ulong,
+        finish: *mut *mut bindings::mmu_interval_notifier_finish,
+    ) -> bool {
+        // SAFETY: By the caller's promise; `drop` waits for both passes.
+        let this = unsafe { Self::from_raw(subscription) };
+        // SAFETY: By the caller's promise.
+        let started = unsafe {
+            this.invalidate_with(range, cur_seq, |shadow, invalidation| {
+                this.mirror.start(shadow, invalidation)
+            })
+        };
+        let Some(started) = started else {
+            return false;
+        };
+        let Some(flush) = started.flatten() else {
+            return true;
+        };
+        match KBox::<Pass<T::Flush>>::new_uninit(GFP_NOWAIT | __GFP_NOWARN) {
+            Ok(pass) => {
+                let pass = KBox::write(
+                    pass,
+                    Pass {
+                        raw: Opaque::new(Default::default()),
+                        flush,
+                    },
+                );
+                // SAFETY: By the caller's promise. `raw` is the first field.
+                unsafe { *finish = KBox::into_raw(pass).cast() };
+            }
+            Err(_) => this.mirror.finish(flush),
         }
         true
+    }
+
+    /// # Safety
+    ///
+    /// `finish` must come from [`Self::invalidate_start`], whose subscription is still inserted.
+    unsafe extern "C" fn invalidate_finish(finish: *mut bindings::mmu_interval_notifier_finish) {
+        // SAFETY: By the caller's promise; the core has set the field.
+        let this = unsafe { Self::from_raw((*finish).notifier) };
+        // SAFETY: It is the first field of a `Pass` that was given away as a box.
+        let pass = unsafe { KBox::from_raw(finish.cast::<Pass<T::Flush>>()) };
+        this.mirror.finish(KBox::into_inner(pass).flush);
     }
 }
 
@@ -251,8 +317,7 @@ impl<T: Mirror> PinnedDrop for IntervalNotifier<T> {
     }
 }
 
-/// A shadow, locked for the device to use. It can be looked at, not changed: entries come by
-/// [`IntervalNotifier::fault`] and go by [`Mirror::zap`].
+/// A shadow, locked for the device to use. It can be looked at, not changed.
 #[must_use = "the shadow is unlocked when the guard is dropped"]
 pub struct ShadowGuard<'a, S>(MutexGuard<'a, S>);
 
@@ -264,16 +329,65 @@ impl<S> Deref for ShadowGuard<'_, S> {
     }
 }
 
-fn event(raw: bindings::mmu_notifier_event) -> Event {
-    match raw {
-        bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => Event::Unmap,
-        bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR => Event::Clear,
-        bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA => Event::ProtectionVma,
-        bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE => Event::ProtectionPage,
-        bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY => Event::SoftDirty,
-        bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE => Event::Release,
-        bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE => Event::Migrate,
-        bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE => Event::Exclusive,
-        _ => Event::Other,
+impl<T: Mirror> Subscription for IntervalNotifier<T> {
+    type Mirror = T;
+    type Guard<'a> = ShadowGuard<'a, T::Shadow>;
+
+    fn mirror(&self) -> &T {
+        &self.mirror
+    }
+
+    fn mm(&self) -> &Mm {
+        // SAFETY: The subscription is inserted, which set its `mm` for good and took a reference to
+        // it.
+        unsafe { Mm::from_raw((*self.as_raw()).mm) }
+    }
+
+    fn range(&self) -> &PageRange {
+        &self.range
+    }
+
+    fn lock(&self) -> ShadowGuard<'_, T::Shadow> {
+        ShadowGuard(self.shadow.lock())
+    }
+
+    fn read(
+        &self,
+        range: PageRange,
+        locking: Locking,
+        _deadline: &Deadline,
+        pfns: &mut [usize],
+        reserve: Option<&mut T::Reserve>,
+        read: impl FnOnce(&mut Record, &mut [usize]) -> Result<bool>,
+    ) -> Result<Option<Self::Guard<'_>>> {
+        // The core waits for invalidations in flight until there are none, and for no signal.
+        // SAFETY: The subscription is inserted.
+        let seq = unsafe { bindings::mmu_interval_read_begin(self.as_raw()) };
+        // With the mmap lock held, hmm stops early on a collision. Without, it would try again on
+        // its own, and we count.
+        let passive = Passive::new(self.mm());
+        let mut record = match locking {
+            Locking::Held => Record {
+                notifier: self.as_raw(),
+                seq,
+            },
+            Locking::Droppable => passive.record(),
+        };
+        if !read(&mut record, pfns)? {
+            return Ok(None);
+        }
+        let mut shadow = self.shadow.lock();
+        // SAFETY: The subscription is inserted, and the lock under which its sequence is set is
+        // held.
+        if unsafe { extra::mnh_interval_read_retry(self.as_raw(), seq) } {
+            return Ok(None);
+        }
+        if let Some(reserve) = reserve {
+            let pages = Pages::new(range, pfns);
+            shadow.publish(Faulted { pages, reserve })?;
+        }
+        Ok(Some(ShadowGuard(shadow)))
     }
 }
+
+impl<T: Mirror> Sealed for IntervalNotifier<T> {}

@@ -9,29 +9,48 @@
 //!
 //! | way | when | what the driver may do |
 //! | --- | --- | --- |
-//! | [`Mirror::zap`](interval::Mirror::zap) | the kernel invalidates a range | remove entries |
-//! | the closure of [`IntervalNotifier::fault`](interval::IntervalNotifier::fault) | page-table entries were read and no invalidation interfered | add entries |
-//! | [`IntervalNotifier::lock`](interval::IntervalNotifier::lock) | any time | look entries up and use the memory that they name, until the guard is dropped |
+//! | [`Mirror::zap`](mirror::Mirror::zap) | the kernel invalidates a range | remove entries |
+//! | [`Publish`](invlock::Publish), from [`Subscription::fault`](mirror::Subscription::fault) | page-table entries were read and no invalidation interfered | add entries |
+//! | [`Subscription::lock`](mirror::Subscription::lock) | any time | look entries up and use the memory that they name, until the guard is dropped |
+//!
+//! There are two kinds of notifier:
+//!
+//! | | [`PerMm`](notifier::PerMm) with [`Attachment`](notifier::Attachment)s | [`IntervalNotifier`](interval::IntervalNotifier) |
+//! | --- | --- | --- |
+//! | watches | a whole address space | a range of one |
+//! | the shadow's lock | spins | sleeps |
+//! | a fault collides with | invalidations of the pages that it reads | invalidations of the range that is watched |
+//! | invalidations that may not sleep | succeed | are refused while the lock is taken |
+//! | protocol | [`invlock`] | the core's sequence |
 //!
 //! # Layout
 //!
-//! - [`range`]: ranges of whole pages and the view of an invalidation. Pure, runs on the host.
-//! - [`invlock`]: the protocol, around a shadow. Pure, with [`in_flight`] and [`readers`] for its
-//!   bookkeeping, and [`wait`] for how it waits.
-//! - [`retry`]: how often a fault tries, and how. Pure.
-//! - [`interval`]: the notifier that owns a shadow (`mmu_interval_notifier_*`).
-//! - [`fault`]: reading page-table entries for the shadow (`hmm_range_fault()` and its variant
-//!   without the mmap lock), retried on collisions.
+//! What runs on the host as well, and needs no bindings:
+//!
+//! - [`range`]: ranges of whole pages and the view of an invalidation.
+//! - [`invlock`]: the protocol, around a shadow; [`in_flight`] and [`readers`] are its bookkeeping,
+//!   and [`wait`] is how it waits.
+//! - [`retry`]: how often a fault tries, and how.
+//!
+//! What joins it to the kernel:
+//!
+//! - [`mirror`]: what a driver implements, and what it gets.
+//! - [`notifier`]: one context for each driver and address space (`mmu_notifier_get()`).
+//! - [`interval`]: a subscription to a range (`mmu_interval_notifier_*`).
+//! - [`fault`]: reading page-table entries (`hmm_range_fault()` and its variant without the mmap
+//!   lock); [`pages`] is what comes of it.
+//! - `mmap`: the mmap lock, killable.
 //! - `bindings`: what bindgen makes of the C headers that the `kernel` crate does not bind, and of
 //!   our shims for their inline functions.
 //!
 //! # Locks, in the order in which they nest
 //!
 //! 1. `mm->mmap_lock`,
-//! 2. the locks of the reverse map (`i_mmap_rwsem`, `anon_vma->rwsem`),
-//! 3. the shadow's lock.
+//! 2. the locks of the VMAs,
+//! 3. the locks of the reverse map (`i_mmap_rwsem`, `anon_vma->rwsem`),
+//! 4. the shadow's lock.
 //!
-//! Reclaim takes the third through the second, so nothing under the shadow's lock may allocate
+//! Reclaim takes the fourth through the third, so nothing under the shadow's lock may allocate
 //! with `__GFP_RECLAIM`; memory for publishing is reserved before.
 
 // The name by which the macros of pin-init find their library on the host.
@@ -46,6 +65,14 @@ pub mod in_flight;
 #[cfg(CONFIG_RUST)]
 pub mod interval;
 pub mod invlock;
+#[cfg(CONFIG_RUST)]
+pub mod mirror;
+#[cfg(CONFIG_RUST)]
+mod mmap;
+#[cfg(CONFIG_RUST)]
+pub mod notifier;
+#[cfg(CONFIG_RUST)]
+pub mod pages;
 pub mod range;
 pub mod readers;
 pub mod retry;
@@ -60,9 +87,18 @@ kernel::prelude::module! {
     license: "GPL",
 }
 
-/// The module only lends its code, so it has no state.
+/// The module lends its code.
 #[cfg(CONFIG_RUST)]
 struct MmuNotifierHelpers;
+
+#[cfg(CONFIG_RUST)]
+impl Drop for MmuNotifierHelpers {
+    fn drop(&mut self) {
+        // Waits for what frees contexts of drivers that are unloaded by now: it is code of ours.
+        // SAFETY: May sleep here.
+        unsafe { kernel::bindings::rcu_barrier() };
+    }
+}
 
 #[cfg(CONFIG_RUST)]
 impl kernel::Module for MmuNotifierHelpers {

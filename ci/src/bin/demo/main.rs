@@ -426,7 +426,7 @@ struct Counters {
     faults: u64,
     pages: u64,
     invalidations: u64,
-    collisions: u64,
+    retries: u64,
 }
 
 impl Counters {
@@ -456,7 +456,7 @@ impl Counters {
             faults: read("faults")?,
             pages: read("pages")?,
             invalidations: read("invalidations")?,
-            collisions: read("collisions")?,
+            retries: read("retries")?,
         }))
     }
 
@@ -469,7 +469,7 @@ impl Counters {
         );
         row(
             "retries after a collision",
-            self.collisions.wrapping_sub(before.collisions),
+            self.retries.wrapping_sub(before.retries),
         );
     }
 }

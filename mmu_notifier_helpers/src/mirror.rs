@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a driver implements, and what each kind of notifier offers it.
+
+use crate::{
+    bindings as extra,
+    fault::{self, Buffer, Locking, Request},
+    invlock::Publish,
+    pages::{Faulted, View},
+    range::{Event, Invalidation, Owner, PageRange},
+    wait::Deadline,
+};
+use core::ops::Deref;
+use kernel::{
+    bindings,
+    mm::{Mm, MmWithUser},
+    prelude::*,
+};
+
+/// What a driver keeps of the addresses that it mirrors.
+pub trait Mirror: Send + Sync + Sized + 'static {
+    /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an error
+    /// if it cannot, and what it reserved for that.
+    type Shadow: for<'p> Publish<Faulted<'p, Self::Reserve>, Output = Result>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// Memory that is reserved before a fault, since none can be had during it.
+    type Reserve: 'static;
+
+    /// Removes every entry for the addresses of `invalidation` from the shadow, and makes the
+    /// device forget what it cached of them.
+    ///
+    /// The pages may be freed as soon as it returns.
+    ///
+    /// # Context
+    ///
+    /// The shadow's lock is held, and whatever the core holds while it changes page tables. Must
+    /// not allocate with `__GFP_RECLAIM`. Under a lock that spins, it must not sleep. Under one that
+    /// sleeps it may if the invalidation is [blockable](Invalidation::blockable), but not wait for
+    /// anything that itself waits for page faults.
+    fn zap(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation);
+
+    /// Called for each time that an invalidation interfered with reading the entries of `range`, so
+    /// that they are read again. For statistics.
+    ///
+    /// # Context
+    ///
+    /// Process context, no lock held.
+    fn collided(&self, _range: &PageRange) {}
+
+    /// Called when a fault of `range` is about to hold off others with the mmap lock. For statistics.
+    ///
+    /// # Context
+    ///
+    /// Process context, no lock held.
+    fn excluding(&self, _range: &PageRange) {}
+
+    /// Called when an invalidation was refused, since it may not sleep and the lock is taken. For
+    /// statistics.
+    ///
+    /// # Context
+    ///
+    /// As for [`Mirror::zap`], without the shadow's lock; must not sleep.
+    fn refused(&self) {}
+}
+
+/// A subscription of a driver to the invalidations of addresses, which owns the shadow that they
+/// invalidate: an [`IntervalNotifier`] or an [`Attachment`] to a [`PerMm`].
+///
+/// It is what a driver asks for the `mm`, instead of storing one beside it.
+///
+/// [`IntervalNotifier`]: crate::interval::IntervalNotifier
+/// [`Attachment`]: crate::notifier::Attachment
+/// [`PerMm`]: crate::notifier::PerMm
+pub trait Subscription: sealed::Sealed + Sized {
+    /// What the driver gave.
+    type Mirror: Mirror;
+
+    /// The shadow, locked for the device to use. It can be looked at, not changed.
+    type Guard<'a>: Deref<Target = <Self::Mirror as Mirror>::Shadow>
+    where
+        Self: 'a;
+
+    /// The driver's data that belongs to this subscription.
+    fn mirror(&self) -> &Self::Mirror;
+
+    /// The address space. Its users may be gone: [`Mm::mmget_not_zero`] tells.
+    fn mm(&self) -> &Mm;
+
+    /// The addresses watched.
+    fn range(&self) -> &PageRange;
+
+    /// Locks the shadow for the device to use.
+    ///
+    /// Until the guard is dropped no entry goes away, and no page that one names is freed.
+    /// Invalidations wait for it, so it must not be held while waiting for a page fault, for the
+    /// mmap lock or for memory (no `__GFP_RECLAIM`).
+    ///
+    /// # Context
+    ///
+    /// Sleeps if the lock does.
+    fn lock(&self) -> Self::Guard<'_>;
+
+    /// Reads page-table entries as `request` says, faulting pages in, and lets the shadow take them
+    /// in, with what was set aside in `reserve`. Returns with the shadow locked, so that the device
+    /// gets to use what it asked for.
+    ///
+    /// The shadow takes in what is true: no invalidation of the range was in flight or came since the
+    /// entries were read. They are read again until that holds. After a few collisions the address
+    /// space is held still for it as far as that is possible, with the mmap lock and the locks of the
+    /// VMAs held for writing; no I/O and no user space is waited for meanwhile.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes the mmap lock, so it must not be held, and neither must any lock that an
+    /// invalidation takes.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the range has more pages than `buffer`, or not as many as the request has
+    ///   accesses, or is not watched as a whole by this subscription; `mm` is not its address space;
+    ///   or what was asked for lies in a mapping that the core cannot read this way.
+    /// - `EFAULT`: a page that is asked for cannot be faulted in, or there is no mapping, or it is
+    ///   one without `struct page` (of a device's registers). With [`Locking::Held`] also a page of
+    ///   userfaultfd.
+    /// - `EPERM`: the mapping forbids the access.
+    /// - `EHWPOISON`: the page's memory is broken.
+    /// - `ENOMEM`: a page fault ran out of memory.
+    /// - `EBUSY`: invalidations kept interfering until the request's timeout was over, counted from
+    ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user space.
+    /// - `EINTR`: the task is being killed.
+    /// - `ESRCH`: the address space is gone.
+    /// - What the shadow returns.
+    ///
+    /// C: `hmm_range_fault()`, `hmm_range_fault_unlocked_timeout()`.
+    ///
+    /// [`Locking::Held`]: fault::Locking::Held
+    fn fault(
+        &self,
+        mm: &MmWithUser,
+        request: &Request<'_>,
+        buffer: &mut Buffer,
+        reserve: &mut <Self::Mirror as Mirror>::Reserve,
+    ) -> Result<Self::Guard<'_>> {
+        fault::run(self, mm, request, buffer, Some(reserve))
+    }
+
+    /// Tells what is mapped in `range`, page by page, and faults nothing in. All of it was true at
+    /// one time.
+    ///
+    /// # Context
+    ///
+    /// As for [`Self::fault`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::fault`], but for those of faulting in and of the shadow.
+    fn look<'b>(
+        &self,
+        mm: &MmWithUser,
+        range: PageRange,
+        buffer: &'b mut Buffer,
+    ) -> Result<impl Iterator<Item = View> + 'b> {
+        let request = Request::new(range, fault::Access::Look);
+        drop(fault::run(self, mm, &request, buffer, None)?);
+        Ok(buffer.views(range))
+    }
+
+    /// The protocol: begins; lets `read` fill `pfns`, which returns whether it did and saw no
+    /// collision; and lets the shadow take them in if there was none, if there is a `reserve`.
+    ///
+    /// [`None`] is a collision. Errors are those of `read`, of the shadow, and of waiting for
+    /// invalidations in flight until `deadline`: `EBUSY`, `EINTR`, `ESRCH`.
+    #[doc(hidden)]
+    fn read(
+        &self,
+        range: PageRange,
+        locking: Locking,
+        deadline: &Deadline,
+        pfns: &mut [usize],
+        reserve: Option<&mut <Self::Mirror as Mirror>::Reserve>,
+        read: impl FnOnce(&mut sealed::Record, &mut [usize]) -> Result<bool>,
+    ) -> Result<Option<Self::Guard<'_>>>;
+}
+
+pub(crate) mod sealed {
+    use super::*;
+    use crate::readers::Mark;
+    use kernel::types::Opaque;
+
+    /// The `struct mmu_interval_notifier` by which hmm sees a collision.
+    pub struct Record {
+        pub(crate) notifier: *mut bindings::mmu_interval_notifier,
+        pub(crate) seq: c_ulong,
+    }
+
+    /// A `struct mmu_interval_notifier` that is in no tree: hmm takes the mm from it, and as its
+    /// sequence the mark of a reader, if there is one.
+    pub(crate) struct Passive(Opaque<bindings::mmu_interval_notifier>);
+
+    impl Passive {
+        pub(crate) fn new(mm: &Mm) -> Self {
+            Self(Opaque::new(bindings::mmu_interval_notifier {
+                mm: mm.as_raw(),
+                invalidate_seq: Mark::CLEAR,
+                ..Default::default()
+            }))
+        }
+
+        pub(crate) fn record(&self) -> Record {
+            Record {
+                notifier: self.0.get(),
+                seq: Mark::CLEAR,
+            }
+        }
+
+        /// The sequence, as the mark of a reader.
+        pub(crate) fn mark(&self) -> &Mark {
+            // SAFETY: A mark is transparent for an atomic number, and the field is a number that
+            // hmm reads as one; nobody writes to it otherwise.
+            unsafe { &*(&raw mut (*self.0.get()).invalidate_seq).cast() }
+        }
+    }
+
+    /// What this crate alone implements.
+    pub trait Sealed {}
+}
+
+impl Invalidation {
+    /// What `raw` says of the addresses `watched`: [`None`] if nothing.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be valid.
+    pub(crate) unsafe fn from_raw(
+        raw: *const bindings::mmu_notifier_range,
+        watched: &PageRange,
+    ) -> Option<Self> {
+        // SAFETY: By the caller's promise.
+        let (range, blockable) = unsafe { (&*raw, extra::mnh_range_blockable(raw)) };
+        let watched = PageRange::covering(range.start, range.end)?.intersection(watched)?;
+        let owner = Owner::from_addr(range.owner as usize);
+        Some(Self::new(watched, event(range.event), blockable).with_owner(owner))
+    }
+}
+
+fn event(raw: bindings::mmu_notifier_event) -> Event {
+    match raw {
+        bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => Event::Unmap,
+        bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR => Event::Clear,
+        bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA => Event::ProtectionVma,
+        bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE => Event::ProtectionPage,
+        bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY => Event::SoftDirty,
+        bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE => Event::Release,
+        bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE => Event::Migrate,
+        bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE => Event::Exclusive,
+        _ => Event::Other,
+    }
+}
+
+/// Lets lockdep know at once that reclaim takes the lock that `lock` takes, so that an allocation
+/// under it is reported the first time that it happens, and not when memory is short.
+pub(crate) fn teach_lockdep(lock: impl FnOnce()) {
+    // SAFETY: Tells lockdep of a context; it is left below.
+    unsafe { extra::mnh_fs_reclaim_acquire() };
+    lock();
+    // SAFETY: Leaves the context entered above.
+    unsafe { extra::mnh_fs_reclaim_release() };
+}
