@@ -55,7 +55,7 @@ use kernel::{
     prelude::*,
     str::CStr,
     sync::{
-        lock::{Backend, Guard, Lock},
+        lock::{spinlock::SpinLockBackend, Backend, Guard, Lock},
         LockClassKey,
     },
 };
@@ -84,6 +84,21 @@ pub unsafe trait Publish<P> {
     /// The lock of the shadow is held, and what `plan` says of page-table entries is true.
     fn publish(&mut self, plan: P) -> Self::Output;
 }
+
+/// A lock that can be taken where sleeping is forbidden.
+///
+/// A notifier that wants to know the end of an invalidation cannot refuse its start, even one that
+/// must not sleep: the core has no way to tell it that somebody else refused. So only these locks
+/// have a [`start`](InvLock::start) and an [`end`](InvLock::end).
+///
+/// # Safety
+///
+/// [`Backend::lock`] must not sleep.
+pub unsafe trait NonSleeping: Backend {}
+
+// SAFETY: A `spinlock_t` spins. (It sleeps with `PREEMPT_RT`, as everything does that the core does
+// there in such a place.)
+unsafe impl NonSleeping for SpinLockBackend {}
 
 /// An invalidation interfered: what was read must be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,50 +196,6 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
         })
     }
 
-    /// Starts an invalidation of `range`: from now on nothing of it can be published. `zap` takes
-    /// its entries out of the shadow.
-    ///
-    /// Invalidations nest and run in parallel. Each takes one [`end`](Self::end) of the same range.
-    ///
-    /// # Context
-    ///
-    /// Sleeps if the lock does.
-    pub fn start(&self, range: &PageRange, zap: impl FnOnce(&mut S)) {
-        let mut state = self.state.lock();
-        state.in_flight.add(*range);
-        state.readers.mark(range);
-        zap(&mut state.shadow);
-    }
-
-    /// Ends an invalidation of `range`: its page-table entries may be read again.
-    ///
-    /// # Context
-    ///
-    /// Sleeps if the lock does.
-    pub fn end(&self, range: &PageRange) {
-        let mut state = self.state.lock();
-        let wake = state.in_flight.remove(range) && state.waiting > 0;
-        drop(state);
-        if wake {
-            self.idle.notify_all();
-        }
-    }
-
-    /// The last invalidation, of everything: the address space goes away. `zap` takes all entries
-    /// out of the shadow, and nothing is ever published again.
-    ///
-    /// # Context
-    ///
-    /// Sleeps if the lock does.
-    pub fn release(&self, zap: impl FnOnce(&mut S)) {
-        let mut state = self.state.lock();
-        state.released = true;
-        state.readers.mark(&PageRange::ALL);
-        zap(&mut state.shadow);
-        drop(state);
-        self.idle.notify_all();
-    }
-
     /// Locks the shadow for the device to use: while the guard lives no entry goes away, and no page
     /// that one names is freed. Entries can be looked at, not changed.
     ///
@@ -249,6 +220,52 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
     pub fn expire(&self, deadline: &Deadline) {
         let state = self.state.lock();
         deadline.pass();
+        drop(state);
+        self.idle.notify_all();
+    }
+}
+
+impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
+    /// Starts an invalidation of `range`: from now on nothing of it can be published. `zap` takes
+    /// its entries out of the shadow.
+    ///
+    /// Invalidations nest and run in parallel. Each takes one [`end`](Self::end) of the same range.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    pub fn start(&self, range: &PageRange, zap: impl FnOnce(&mut S)) {
+        let mut state = self.state.lock();
+        state.in_flight.add(*range);
+        state.readers.mark(range);
+        zap(&mut state.shadow);
+    }
+
+    /// Ends an invalidation of `range`: its page-table entries may be read again.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    pub fn end(&self, range: &PageRange) {
+        let mut state = self.state.lock();
+        let wake = state.in_flight.remove(range) && state.waiting > 0;
+        drop(state);
+        if wake {
+            self.idle.notify_all();
+        }
+    }
+
+    /// The last invalidation, of everything: the address space goes away. `zap` takes all entries
+    /// out of the shadow, and nothing is ever published again.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    pub fn release(&self, zap: impl FnOnce(&mut S)) {
+        let mut state = self.state.lock();
+        state.released = true;
+        state.readers.mark(&PageRange::ALL);
+        zap(&mut state.shadow);
         drop(state);
         self.idle.notify_all();
     }

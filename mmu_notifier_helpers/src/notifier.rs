@@ -35,7 +35,7 @@
 use crate::{
     bindings as extra,
     fault::Locking,
-    invlock::{self, Collided, InvLock, Publish},
+    invlock::{self, Collided, InvLock, NonSleeping, Publish},
     mirror::{
         sealed::{Passive, Record, Sealed},
         teach_lockdep, Mirror, Subscription,
@@ -56,26 +56,11 @@ use kernel::{
     sync::{
         aref::{ARef, AlwaysRefCounted},
         atomic::{Atomic, Relaxed},
-        lock::{spinlock::SpinLockBackend, Backend},
         Arc, LockClassKey,
     },
     types::Opaque,
 };
 use pin_init::{pin_data, stack_pin_init, PinInit};
-
-/// A lock that can be taken where sleeping is forbidden.
-///
-/// The start of an invalidation must succeed for a notifier that also wants its end, even when it may
-/// not sleep. So only these go with a [`PerMm`].
-///
-/// # Safety
-///
-/// [`Backend::lock`] must not sleep.
-pub unsafe trait NonSleeping: Backend {}
-
-// SAFETY: A `spinlock_t` spins. (It sleeps with `PREEMPT_RT`, as everything does that the core does
-// there in such a place.)
-unsafe impl NonSleeping for SpinLockBackend {}
 
 /// A mirror that can be attached to a [`PerMm`]. Implemented by [`per_mm_mirror!`].
 ///
