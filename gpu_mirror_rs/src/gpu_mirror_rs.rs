@@ -8,7 +8,7 @@
 //! # Layout
 //!
 //! - `device`: the devices, each a node in `/dev`; `counters`: what they show in debugfs.
-//! - `file`: an open device, its ioctls and `mmap`; `uapi`: their numbers and structures.
+//! - `file`: an open device, its ioctls and `mmap`; [`uapi`]: their numbers and structures.
 //! - `mirror`: the mirrored address space: zap, publish, fault.
 //! - [`page_table`]: the device's page table. Pure, runs on the host.
 //! - `engine`: what moves the data.
@@ -31,8 +31,7 @@ mod file;
 #[cfg(CONFIG_RUST)]
 mod mirror;
 pub mod page_table;
-#[cfg(CONFIG_RUST)]
-mod uapi;
+pub mod uapi;
 
 #[cfg(CONFIG_RUST)]
 use device::Devices;

@@ -1,28 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What user space says to the device: the ioctls of `lib/test_hmm_uapi.h`.
+//!
+//! Pure but for the copying from and to user space, so that the host can hold it against the header.
 
 #![forbid(unsafe_code)]
 
-use kernel::{ioctl::_IOWR, prelude::*, uaccess::UserSlice};
+use kernel::ioctl::_IOWR;
+#[cfg(CONFIG_RUST)]
+use kernel::{prelude::*, uaccess::UserSlice};
 
 /// `struct hmm_dmirror_cmd`, the argument of every ioctl.
-pub(crate) struct Command {
+#[repr(C)]
+pub struct Command {
     /// The first address in the mirrored process.
-    pub(crate) addr: u64,
+    pub addr: u64,
     /// Where the caller wants the data, or has it.
-    pub(crate) ptr: u64,
+    pub ptr: u64,
     /// How many pages from `addr` on.
-    pub(crate) npages: u64,
+    pub npages: u64,
     /// Out: pages copied.
-    pub(crate) cpages: u64,
+    pub cpages: u64,
     /// Out: times that the device stopped at a page that it had to fault in.
-    pub(crate) faults: u64,
+    pub faults: u64,
 }
 
 /// The structure as it crosses the border: five words, without padding.
-type Words = [u64; 5];
+pub type Words = [u64; 5];
 
+impl Command {
+    /// The command that user space sends as `words`, with the outputs zero.
+    pub const fn from_words(words: Words) -> Self {
+        let [addr, ptr, npages, ..] = words;
+        Self {
+            addr,
+            ptr,
+            npages,
+            cpages: 0,
+            faults: 0,
+        }
+    }
+
+    /// The command as user space gets it back.
+    pub const fn to_words(&self) -> Words {
+        [self.addr, self.ptr, self.npages, self.cpages, self.faults]
+    }
+}
+
+#[cfg(CONFIG_RUST)]
 impl Command {
     /// Reads the command at the user address `arg`, with the outputs zero.
     ///
@@ -30,14 +55,7 @@ impl Command {
     ///
     /// `EFAULT`.
     pub(crate) fn read(arg: usize) -> Result<Self> {
-        let [addr, ptr, npages, ..] = Self::user(arg).reader().read::<Words>()?;
-        Ok(Self {
-            addr,
-            ptr,
-            npages,
-            cpages: 0,
-            faults: 0,
-        })
+        Ok(Self::from_words(Self::user(arg).reader().read()?))
     }
 
     /// Writes the command back to the user address `arg`.
@@ -46,8 +64,7 @@ impl Command {
     ///
     /// `EFAULT`.
     pub(crate) fn write(&self, arg: usize) -> Result {
-        let words: Words = [self.addr, self.ptr, self.npages, self.cpages, self.faults];
-        Self::user(arg).writer().write(&words)
+        Self::user(arg).writer().write(&self.to_words())
     }
 
     fn user(arg: usize) -> UserSlice {
@@ -56,17 +73,27 @@ impl Command {
 }
 
 /// An ioctl.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Request {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `HMM_DMIRROR_READ`
     Read,
+    /// `HMM_DMIRROR_WRITE`
     Write,
+    /// `HMM_DMIRROR_MIGRATE_TO_DEV`
     MigrateToDevice,
+    /// `HMM_DMIRROR_MIGRATE_TO_SYS`
     MigrateToSystem,
+    /// `HMM_DMIRROR_SNAPSHOT`
     Snapshot,
+    /// `HMM_DMIRROR_EXCLUSIVE`
     Exclusive,
+    /// `HMM_DMIRROR_CHECK_EXCLUSIVE`
     CheckExclusive,
+    /// `HMM_DMIRROR_RELEASE`
     Release,
+    /// `HMM_DMIRROR_FLAGS`
     Flags,
+    /// `HMM_DMIRROR_READ_UNLOCKED`
     ReadUnlocked,
 }
 
@@ -86,19 +113,26 @@ impl Request {
     ];
 
     /// The request that the ioctl number `cmd` stands for.
-    pub(crate) fn from_ioctl(cmd: u32) -> Option<Self> {
+    pub fn from_ioctl(cmd: u32) -> Option<Self> {
         let mut numbers = (0..).map(|nr| _IOWR::<Words>('H' as u32, nr));
         Self::ALL.into_iter().find(|_| numbers.next() == Some(cmd))
     }
 }
 
 /// What `SNAPSHOT` says of a page: `HMM_DMIRROR_PROT_*`.
-pub(crate) mod prot {
-    pub(crate) const ERROR: u8 = 0xff;
-    pub(crate) const NONE: u8 = 0x00;
-    pub(crate) const READ: u8 = 0x01;
-    pub(crate) const WRITE: u8 = 0x02;
-    pub(crate) const PMD: u8 = 0x04;
-    pub(crate) const PUD: u8 = 0x08;
-    pub(crate) const ZERO: u8 = 0x10;
+pub mod prot {
+    /// The device cannot have the page.
+    pub const ERROR: u8 = 0xff;
+    /// Nothing is mapped, or without access.
+    pub const NONE: u8 = 0x00;
+    /// May be read.
+    pub const READ: u8 = 0x01;
+    /// May be read and written.
+    pub const WRITE: u8 = 0x02;
+    /// Part of a huge page that is mapped by the second level of page tables.
+    pub const PMD: u8 = 0x04;
+    /// Part of a huge page that is mapped by the third level of page tables.
+    pub const PUD: u8 = 0x08;
+    /// The page of zeroes.
+    pub const ZERO: u8 = 0x10;
 }

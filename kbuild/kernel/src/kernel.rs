@@ -27,6 +27,7 @@ pub use pin_init as __pin_init;
 pub mod alloc;
 pub mod error;
 pub mod init;
+pub mod ioctl;
 pub mod page;
 pub mod str;
 pub mod sync;
