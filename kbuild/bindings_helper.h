@@ -8,6 +8,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/sched.h>
 
+#include "mmu_notifier_helpers_trace.h"
 #include "shims.h"
 
 /*

@@ -40,6 +40,7 @@
 //! - [`fault`]: reading page-table entries (`hmm_range_fault()` and its variant without the mmap
 //!   lock); [`pages`] is what comes of it.
 //! - `mmap`: the mmap lock, killable.
+//! - [`trace`]: the tracepoints.
 //! - `bindings`: what bindgen makes of the C headers that the `kernel` crate does not bind, and of
 //!   our shims for their inline functions.
 //!
@@ -76,6 +77,8 @@ pub mod pages;
 pub mod range;
 pub mod readers;
 pub mod retry;
+#[cfg(CONFIG_RUST)]
+pub mod trace;
 pub mod wait;
 
 #[cfg(CONFIG_RUST)]
