@@ -4,12 +4,16 @@
  * own bindings lack. See bindgen_parameters for what is taken of them.
  */
 
+#include <linux/hmm-dma.h>
 #include <linux/hmm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched.h>
 
 #include "mmu_notifier_helpers_trace.h"
 #include "shims.h"
+
+/* A macro with a cast, which bindgen does not evaluate. */
+const dma_addr_t MNH_DMA_MAPPING_ERROR = DMA_MAPPING_ERROR;
 
 /*
  * Where C has the fields that we read, directly or through the kernel crate.

@@ -115,6 +115,12 @@ void mnh_copy_to_pfn(unsigned long pfn, const void *src)
 }
 EXPORT_SYMBOL_GPL(mnh_copy_to_pfn);
 
+void mnh_set_page_dirty(unsigned long pfn)
+{
+	set_page_dirty(pfn_to_page(pfn));
+}
+EXPORT_SYMBOL_GPL(mnh_set_page_dirty);
+
 void mnh_per_mm_lock(void)
 {
 	mutex_lock(&mnh_per_mm_mutex);

@@ -24,6 +24,7 @@ void mnh_fs_reclaim_release(void);
 bool mnh_is_zero_pfn(unsigned long pfn);
 void mnh_copy_from_pfn(void *dst, unsigned long pfn);
 void mnh_copy_to_pfn(unsigned long pfn, const void *src);
+void mnh_set_page_dirty(unsigned long pfn);
 void mnh_per_mm_lock(void);
 void mnh_per_mm_unlock(void);
 bool mnh_try_module_get(struct module *module);

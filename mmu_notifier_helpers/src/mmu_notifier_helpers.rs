@@ -40,6 +40,7 @@
 //! - [`fault`]: reading page-table entries (`hmm_range_fault()` and its variant without the mmap
 //!   lock); [`pages`] is what comes of it.
 //! - `mmap`: the mmap lock, killable.
+//! - [`dma`]: DMA mapping of the pages that a shadow names (`hmm_dma_map_*`).
 //! - [`trace`]: the tracepoints.
 //! - `bindings`: what bindgen makes of the C headers that the `kernel` crate does not bind, and of
 //!   our shims for their inline functions.
@@ -60,6 +61,8 @@ extern crate pin_init as pinned_init;
 
 #[cfg(CONFIG_RUST)]
 mod bindings;
+#[cfg(CONFIG_RUST)]
+pub mod dma;
 #[cfg(CONFIG_RUST)]
 pub mod fault;
 pub mod in_flight;

@@ -17,7 +17,7 @@ use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 pub(crate) const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 pub(crate) const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
 const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
-const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
+pub(crate) const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
 const ORDER_MASK: usize = 0x1f;
 
