@@ -22,6 +22,7 @@ use crate::{
     pages::{Pages, View, VALID, WRITE},
     range::{Owner, PageRange},
     retry::{self, Attempt, Patience},
+    trace,
     wait::Deadline,
 };
 use kernel::{
@@ -212,14 +213,21 @@ pub(crate) fn run<'a, N: Subscription>(
     if !core::ptr::eq(mm.as_raw(), subscription.mm().as_raw()) || !watched || !fits {
         return Err(EINVAL);
     }
-    retry::publish(&mut Fault {
+    let mut fault = Fault {
         subscription,
         mm,
         request,
         pfns,
         reserve,
         clock: Clock::start(request.timeout),
-    })
+        collisions: 0,
+        excluded: false,
+    };
+    let result = retry::publish(&mut fault);
+    let (collisions, excluded) = (fault.collisions, fault.excluded);
+    let outcome = result.as_ref().map(|_| ()).map_err(|e| *e);
+    trace::fault(mm, &range, request.access(0), outcome, collisions, excluded);
+    result
 }
 
 /// When to stop being optimistic, and when to stop.
@@ -245,6 +253,9 @@ struct Fault<'a, 'b, 'r, N: Subscription> {
     pfns: &'b mut [usize],
     reserve: Option<&'b mut <N::Mirror as Mirror>::Reserve>,
     clock: Clock,
+    collisions: u32,
+    /// Whether others were held off.
+    excluded: bool,
 }
 
 impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
@@ -264,6 +275,8 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
 
     fn exclusive(&mut self) -> Result<Option<Self::Published>> {
         let (mm, request, clock) = (self.mm, self.request, &self.clock);
+        self.excluded = true;
+        trace::slow_path(mm, &request.range);
         self.subscription.mirror().excluding(&request.range);
 
         // All that waits for somebody else is done before anybody is held off. Whether it collides
@@ -288,6 +301,8 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
     }
 
     fn collided(&mut self, nth: u32) -> Result {
+        self.collisions = nth;
+        trace::collision(self.mm, &self.request.range, nth);
         self.subscription.mirror().collided(&self.request.range);
         if nth == 1 {
             self.clock = Clock::start(self.request.timeout);

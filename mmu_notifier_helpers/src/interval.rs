@@ -29,6 +29,7 @@ use crate::{
     },
     pages::{Faulted, Pages},
     range::{Invalidation, PageRange},
+    trace,
     wait::Deadline,
 };
 use core::ops::Deref;
@@ -195,13 +196,19 @@ impl<T: Mirror> IntervalNotifier<T> {
         } else if let Some(shadow) = self.shadow.try_lock() {
             shadow
         } else {
+            if let Some(refused) = invalidation {
+                trace::refuse(self.mm(), &refused);
+            }
             self.mirror.refused();
             return None;
         };
         // Before anything else, and whatever the event: a reader that collides must not publish.
         // SAFETY: The lock under which the sequence is set is held.
         unsafe { extra::mnh_interval_set_seq(self.as_raw(), cur_seq) };
-        Some(invalidation.map(|invalidation| zap(&mut shadow, &invalidation)))
+        Some(invalidation.map(|invalidation| {
+            trace::invalidate(self.mm(), &invalidation);
+            zap(&mut shadow, &invalidation)
+        }))
     }
 
     /// The callback of the core.

@@ -41,7 +41,7 @@
 //!   lock); [`pages`] is what comes of it.
 //! - `mmap`: the mmap lock, killable.
 //! - [`dma`]: DMA mapping of the pages that a shadow names (`hmm_dma_map_*`).
-//! - [`trace`]: the tracepoints.
+//! - `trace`: the tracepoints.
 //! - `bindings`: what bindgen makes of the C headers that the `kernel` crate does not bind, and of
 //!   our shims for their inline functions.
 //!
@@ -81,7 +81,7 @@ pub mod range;
 pub mod readers;
 pub mod retry;
 #[cfg(CONFIG_RUST)]
-pub mod trace;
+mod trace;
 pub mod wait;
 
 #[cfg(CONFIG_RUST)]

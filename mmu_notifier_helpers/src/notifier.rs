@@ -43,6 +43,7 @@ use crate::{
     mmap::MmapWriteKillable,
     pages::{Faulted, Pages},
     range::{Event, Invalidation, PageRange},
+    trace,
     wait::Deadline,
 };
 use core::{cell::UnsafeCell, marker::PhantomData, ops::Deref, ptr::NonNull};
@@ -348,6 +349,7 @@ impl<T: PerMmMirror> PerMm<T> {
         // SAFETY: By the caller's promise: the core keeps it for the length of a callback.
         let this = unsafe { Self::from_raw(subscription) };
         let invalidation = Invalidation::new(PageRange::ALL, Event::Release, true);
+        trace::invalidate(this.mm(), &invalidation);
         this.lock.release(|mirrors| mirrors.zap(&invalidation));
     }
 
@@ -362,6 +364,7 @@ impl<T: PerMmMirror> PerMm<T> {
         let this = unsafe { Self::from_raw(subscription) };
         // SAFETY: By the caller's promise.
         if let Some(invalidation) = unsafe { Invalidation::from_raw(range, &PageRange::ALL) } {
+            trace::invalidate(this.mm(), &invalidation);
             this.lock
                 .start(invalidation.range(), |mirrors| mirrors.zap(&invalidation));
         }

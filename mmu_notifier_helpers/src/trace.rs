@@ -14,7 +14,7 @@
 use crate::{
     bindings,
     fault::Access,
-    range::{Event, PageRange},
+    range::{Event, Invalidation, PageRange},
 };
 use kernel::{error::Result, ffi::c_int, mm::Mm};
 
@@ -51,7 +51,7 @@ macro_rules! trace {
 /// A fault of `range` for `access` ended, with `result`, after `collisions` readings that were
 /// disturbed; `slow` tells whether the slow path was taken. Event `mnh_fault`.
 #[inline(never)]
-pub fn fault(
+pub(crate) fn fault(
     mm: &Mm,
     range: &PageRange,
     access: Access,
@@ -73,7 +73,7 @@ pub fn fault(
 /// An invalidation disturbed reading the entries of `range`, for the `attempt`th time since the
 /// fault began, counted from 1. Event `mnh_collision`.
 #[inline(never)]
-pub fn collision(mm: &Mm, range: &PageRange, attempt: u32) {
+pub(crate) fn collision(mm: &Mm, range: &PageRange, attempt: u32) {
     trace!(mnh_collision(
         mm.as_raw(),
         range.start(),
@@ -84,32 +84,31 @@ pub fn collision(mm: &Mm, range: &PageRange, attempt: u32) {
 
 /// A fault of `range` is about to take the mmap lock for writing. Event `mnh_slow_path`.
 #[inline(never)]
-pub fn slow_path(mm: &Mm, range: &PageRange) {
+pub(crate) fn slow_path(mm: &Mm, range: &PageRange) {
     trace!(mnh_slow_path(mm.as_raw(), range.start(), range.end()));
 }
 
-/// A subscription was told of an invalidation, of which it watches `range`. Event
-/// `mnh_invalidate`.
+/// A subscription was told of `invalidation`. Event `mnh_invalidate`.
 #[inline(never)]
-pub fn invalidate(mm: &Mm, range: &PageRange, event: Event, blockable: bool) {
+pub(crate) fn invalidate(mm: &Mm, invalidation: &Invalidation) {
     trace!(mnh_invalidate(
         mm.as_raw(),
-        range.start(),
-        range.end(),
-        event_number(event),
-        blockable,
+        invalidation.range().start(),
+        invalidation.range().end(),
+        event_number(invalidation.event()),
+        invalidation.blockable(),
     ));
 }
 
-/// A subscription refused an invalidation that must not sleep, since the shadow was locked. Event
+/// A subscription refused `invalidation`, which must not sleep, since the shadow was locked. Event
 /// `mnh_refuse`.
 #[inline(never)]
-pub fn refuse(mm: &Mm, range: &PageRange, event: Event) {
+pub(crate) fn refuse(mm: &Mm, invalidation: &Invalidation) {
     trace!(mnh_refuse(
         mm.as_raw(),
-        range.start(),
-        range.end(),
-        event_number(event),
+        invalidation.range().start(),
+        invalidation.range().end(),
+        event_number(invalidation.event()),
     ));
 }
 
