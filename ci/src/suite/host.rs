@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every crate builds, and its tests pass, on the host.
+//! What runs on the host: every crate's tests, the models in all their interleavings, and the tests
+//! again under a checker of unsafe code.
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
+use duct::Expression;
 
 use super::Context;
 use crate::libtest;
-use crate::progress::Progress;
+use crate::progress::{note, Progress};
 use crate::report::{Case, Verdict};
+use crate::source;
 use crate::step::Step;
 
-pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
-    let checkout = &context.paths.checkout;
+pub(super) fn tests(context: &mut Context<'_>) -> Result<()> {
     Step::new(
         "building the crates for the host",
         context.logs.join("build.log"),
@@ -21,25 +23,149 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         context
             .tools
             .cargo(&["build", "--workspace", "--locked"])
-            .dir(checkout),
+            .dir(&context.paths.checkout),
     )?;
     context.cases.push(Case::new("build", Verdict::Pass));
 
-    let log = context.logs.join("host.log");
-    let what = "testing the crates on the host";
-    // A failure is told by the cases; one that none of them shows is added.
+    let tests = context
+        .tools
+        .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    cargo_test(context, "host", "testing the crates on the host", tests)?;
+
+    let source = source::get(context.paths, false)?;
+    let headers = context
+        .tools
+        .cargo(&[
+            "test",
+            "--locked",
+            "--package=gpu_mirror_rs",
+            "--features=kernel-headers",
+            "--test=uapi_layout",
+        ])
+        .env("KERNEL_SOURCE", &source.tree);
+    cargo_test(
+        context,
+        "headers",
+        "comparing with the kernel's headers",
+        headers,
+    )
+}
+
+/// Every interleaving of each model.
+pub(super) fn loom(context: &mut Context<'_>) -> Result<()> {
+    let models = context
+        .tools
+        .cargo(&[
+            "test",
+            "--release",
+            "--locked",
+            "--package=mmu_notifier_helpers",
+            "--test=*",
+            "--no-fail-fast",
+            "--",
+            "--show-output",
+        ])
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", context.tools.target().join("loom"));
+    cargo_test(context, "loom", "exploring the models", models)?;
+    // What each of them explored is a figure.
+    for line in std::fs::read_to_string(context.logs.join("loom.log"))?.lines() {
+        if let Some((model, result)) = line.split_once(": ") {
+            if result.contains(" execution") {
+                println!("{model}: {result}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What finds wrong uses of memory that a test does not notice.
+enum Checker {
+    Miri,
+    AddressSanitizer,
+    Valgrind,
+}
+
+/// The tests of the crates with unsafe code, under the best checker that there is.
+pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let checker = checker(context)?;
+    let packages = ["--package=mmu_notifier_helpers", "--package=kernel"];
+    let test = [&["test", "--locked", "--lib", "--tests"], &packages[..]].concat();
+    let (name, tests) = match checker {
+        Checker::Miri => (
+            "Miri",
+            context.tools.cargo(&[&["miri"], &test[..]].concat()),
+        ),
+        Checker::AddressSanitizer => (
+            "AddressSanitizer",
+            context
+                .tools
+                .cargo(&[&test[..], &["--target", TARGET]].concat())
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("RUSTFLAGS", "-Zsanitizer=address"),
+        ),
+        Checker::Valgrind => (
+            "valgrind",
+            context
+                .tools
+                .cargo(&[&test[..], &["--target", TARGET]].concat())
+                .env(
+                    "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+                    "valgrind --quiet --error-exitcode=99 --leak-check=full",
+                ),
+        ),
+    };
+    note(&format!("the checker of unsafe code is {name}"));
+    let what = format!("running the host's tests under {name}");
+    let tests = tests
+        // Each input costs much more than on the bare machine.
+        .env("PROPTEST_CASES", "32")
+        .env("CARGO_TARGET_DIR", context.tools.target().join("sanitizer"));
+    cargo_test(context, "sanitizer", &what, tests)
+}
+
+fn checker(context: &Context<'_>) -> Result<Checker> {
+    let works = |command: Expression| {
+        let output = command.stdout_capture().stderr_null().unchecked().run();
+        output.ok().filter(|output| output.status.success())
+    };
+    if works(context.tools.cargo(&["miri", "--version"])).is_some() {
+        return Ok(Checker::Miri);
+    }
+    let libdir = works(duct::cmd!("/usr/bin/rustc", "--print", "target-libdir"));
+    let libdir = libdir.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let has_runtime = libdir.is_some_and(|dir| {
+        std::fs::read_dir(dir).is_ok_and(|mut files| {
+            files.any(|file| {
+                file.is_ok_and(|file| file.file_name().to_string_lossy().ends_with("_rt.asan.a"))
+            })
+        })
+    });
+    if has_runtime {
+        return Ok(Checker::AddressSanitizer);
+    }
+    ensure!(
+        works(duct::cmd!("valgrind", "--version")).is_some(),
+        "there is neither Miri, nor the runtime of AddressSanitizer for rustc, nor valgrind"
+    );
+    Ok(Checker::Valgrind)
+}
+
+/// Runs tests and takes their cases; `name` is that of the log.
+fn cargo_test(context: &mut Context<'_>, name: &str, what: &str, tests: Expression) -> Result<()> {
+    let log = context.logs.join(format!("{name}.log"));
     let outcome = Step::new(what, &log).by(context.deadline).run_with(
-        context
-            .tools
-            .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])
-            .dir(checkout),
+        tests.dir(&context.paths.checkout),
         Progress::spinner(what),
         |_, _| (),
     );
     let cases = libtest::parse(&String::from_utf8_lossy(&std::fs::read(&log)?));
+    // A failure is told by the cases; one that none of them shows is added.
     let is_told = cases
         .iter()
         .any(|case| matches!(case.verdict, Verdict::Fail(_)));
+    ensure!(!cases.is_empty() || outcome.is_err(), "{what}: no test ran");
     context.cases.extend(cases);
     match outcome {
         Err(error) if !is_told => Err(error),

@@ -49,7 +49,21 @@ const SUITES: &[Suite] = &[
         about: "every crate builds, and its tests pass, on the host",
         limits: (minutes(15), minutes(15)),
         only_full: false,
-        run: host::run,
+        run: host::tests,
+    },
+    Suite {
+        name: "loom",
+        about: "the models of the protocol, in every interleaving of their threads",
+        limits: (minutes(15), minutes(30)),
+        only_full: false,
+        run: host::loom,
+    },
+    Suite {
+        name: "sanitizer",
+        about: "the host's tests under a checker of unsafe code",
+        limits: (minutes(10), minutes(15)),
+        only_full: false,
+        run: host::sanitizer,
     },
     Suite {
         name: "hmm-tests",
@@ -370,7 +384,7 @@ mod tests {
     fn long_suites_run_when_asked_for() {
         assert_eq!(
             names(choose(&options(&[], false)).unwrap()),
-            ["host", "hmm-tests", "gpu-selftests"]
+            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests"]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
         assert_eq!(
@@ -386,7 +400,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, hmm-tests, gpu-selftests, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, fresh"
         );
     }
 
