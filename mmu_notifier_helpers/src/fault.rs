@@ -133,7 +133,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The same, but collisions are put up with for `timeout`.
+    /// The same, but collisions are put up with for `timeout`, counted from the first. With none at
+    /// all, the first collision is the last.
     pub const fn with_timeout(self, timeout: Delta) -> Self {
         Self { timeout, ..self }
     }
@@ -165,11 +166,16 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Room for the entries of as many pages as one call reads at most.
+/// Room for the entries of as many pages as one call reads at most: 8 bytes each. It may be used
+/// for any number of faults, one at a time.
 pub struct Buffer(KVVec<usize>);
 
 impl Buffer {
     /// Room for `pages` pages.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if the flags let it.
     ///
     /// # Errors
     ///

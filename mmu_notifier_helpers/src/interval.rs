@@ -72,6 +72,15 @@ pub trait TwoPassMirror: Mirror {
 ///
 /// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users.
 ///
+/// When it has been dropped, no callback runs any more and none comes.
+///
+/// # Context
+///
+/// Dropping it waits for callbacks that are running: it may sleep, and is not to be done from a
+/// callback, or with a lock held that one takes.
+///
+/// C: `struct mmu_interval_notifier`, `mmu_interval_notifier_remove()`.
+///
 /// # Invariants
 ///
 /// Once initialised, `subscription` is inserted with the address space and operations for `Self`,
@@ -103,12 +112,13 @@ impl<T: Mirror> IntervalNotifier<T> {
     /// Subscribes to the invalidations of `range` in `mm`. Each is one call of [`Mirror::zap`].
     ///
     /// `shadow` is a new mutex (`new_mutex!`) around an empty shadow, so that each driver has a
-    /// lock class of its own.
+    /// lock class of its own. Where invalidations are in flight meanwhile, a fault waits for them
+    /// like for any other.
     ///
     /// # Context
     ///
-    /// May sleep and takes the mmap lock for writing when it is the first subscription of the
-    /// address space.
+    /// May sleep. Takes the mmap lock for writing when it is the first subscription of the address
+    /// space, so it must not be held.
     ///
     /// # Errors
     ///
@@ -253,6 +263,10 @@ impl<T: TwoPassMirror> IntervalNotifier<T> {
     /// As [`Self::insert`], but each invalidation is a call of [`TwoPassMirror::start`] and, after
     /// those of all other subscriptions, of [`TwoPassMirror::finish`]. When memory is short they
     /// follow each other at once.
+    ///
+    /// Context and errors are the same.
+    ///
+    /// C: `mmu_interval_notifier_insert()` with `invalidate_start` and `invalidate_finish`.
     pub fn insert_two_pass<'a>(
         mm: &'a MmWithUser,
         range: PageRange,

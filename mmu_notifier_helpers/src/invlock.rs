@@ -6,27 +6,51 @@
 //!
 //! # Protocol
 //!
-//! Two parties meet here. An *invalidation* goes from [`start`](InvLock::start) to
-//! [`end`](InvLock::end); in between the page-table entries of its range change, and no shadow entry
-//! for them may exist. A *reader* goes from [`begin`](Reader::begin) to
-//! [`publish`](Reading::publish); in between it reads page-table entries, at leisure, and what it
-//! read may be published if it is still true then.
+//! Two parties meet here.
+//!
+//! An *invalidation* goes from [`start`](InvLock::start) to [`end`](InvLock::end). In between the
+//! page-table entries of its range change, and no shadow entry for them may exist. Invalidations
+//! nest and run in parallel. The last one is [`release`](InvLock::release), which has no end.
+//!
+//! A *reader* goes from [`begin`](Reader::begin) to [`publish`](Reading::publish). In between it
+//! reads page-table entries of its range, without the lock, and may sleep. What it read is published
+//! if it is still true then, and otherwise read again.
+//!
+//! Each of these steps holds the lock, and so does who uses what was published.
+//!
+//! # States of a reader
+//!
+//! `r` stands for the range of an invalidation, if it has a page in common with that of the reader.
 //!
 //! ```text
-//!                begin: nothing of the range is in flight        publish: mark clear
-//!      ┌──────┐ ───────────────────────────────▶ ┌─────────┐ ─────────────────────▶ ┌───────────┐
-//!      │ idle │                                  │ reading │                        │ published │
-//!      └──────┘ ◀──── drop ────────────────────  └─────────┘                        └───────────┘
-//!        ▲  │ begin: in flight, wait for `end`        │ start(r) or release,              │ start(r):
-//!        │  └──────────┐                              ▼ r overlaps: mark                  │ zap
-//!        │             ▼                         ┌──────────┐                             ▼
-//!        │  EBUSY, EINTR, ESRCH                  │ collided │                        (no entry)
-//!        └────────────── publish: mark set ───── └──────────┘
+//!           ┌──────────────────┐
+//!           │       idle       │ ◀─────────────────────────────┐
+//!           └──────────────────┘                               │
+//!       begin │              ▲ EBUSY: deadline                 │
+//!             ▼              │ EINTR: killed                   │
+//!           ┌──────────────────┐ ESRCH: released               │
+//!           │     waiting      │                               │
+//!           └──────────────────┘                               │
+//!             │ no r in flight:                                │
+//!             ▼ listed, mark cleared                           │
+//!           ┌──────────────────┐  publish: shadow takes it in, │
+//!           │     reading      │  returns locked; or drop      │
+//!           │                  │ ─────────────────────────────▶┤
+//!           └──────────────────┘                               │
+//!             │ start(r), release:                             │
+//!             ▼ mark set                                       │
+//!           ┌──────────────────┐  publish: Err(Collided),      │
+//!           │     collided     │  shadow untouched; or drop    │
+//!           │                  │ ──────────────────────────────┘
+//!           └──────────────────┘
 //! ```
 //!
-//! A reader collides if and only if an invalidation that overlaps its range was in flight when it
-//! began or started since. Nothing else is remembered: a reader never collides for having been slow,
-//! for what is mapped now, or for what happens elsewhere in the address space.
+//! An entry of the shadow is there from the `publish` that adds it to the `start` or `release` that
+//! zaps it.
+//!
+//! A reader collides if and only if an invalidation that overlaps its range starts between `begin`
+//! and `publish`. Nothing else is remembered: a reader never collides for having been slow, for what
+//! is mapped now, or for what happens elsewhere in the address space.
 //!
 //! Why a published entry is true: it was read between `begin` and `publish`, both in the lock. Had an
 //! overlapping invalidation been in flight at `begin`, there would have been no reading. Had one
@@ -35,14 +59,17 @@
 //!
 //! # Cost
 //!
-//! Invalidations in flight are remembered in a fixed array of [`IN_FLIGHT`] ranges, 256 bytes a
-//! lock. If there are more, the rest is only counted, and until that count drains to zero every
-//! reader waits as if its range were in flight. Readers bring their own memory. `start` takes time in
-//! proportion to the readers that are under way, `begin` to the invalidations in flight.
+//! Invalidations in flight are remembered in an array of [`IN_FLIGHT`] ranges of 16 bytes each. If
+//! there are more at a time, the rest is only counted, and until that count is back at zero every
+//! reader that begins waits as if its range were in flight; those that are reading are marked by
+//! overlap as ever. No step allocates: a reader brings its own record. `start` takes time in
+//! proportion to the readers that are under way, `begin` and `end` to the invalidations in flight,
+//! up to that array's length.
 //!
 //! # Locks
 //!
-//! This one is the innermost: [`Publish`] and the closures that take away entries run under it.
+//! This one is the innermost: [`Publish`] and the closures that take away entries run under it. The
+//! [crate](crate#locks-in-the-order-in-which-they-nest) lists those around it.
 
 use crate::{
     in_flight::InFlight,
@@ -61,7 +88,8 @@ use kernel::{
 };
 use pin_init::{pin_data, pin_init, pinned_drop, PinInit};
 
-/// How many invalidations in flight an [`InvLock`] tells apart, unless its type says otherwise.
+/// How many invalidations in flight an [`InvLock`] tells apart, unless its type says otherwise. They
+/// take 256 bytes of each lock.
 pub const IN_FLIGHT: usize = 16;
 
 /// A shadow that can take in what was read.
@@ -227,7 +255,8 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
 
 impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
     /// Starts an invalidation of `range`: from now on nothing of it can be published. `zap` takes
-    /// its entries out of the shadow.
+    /// its entries out of the shadow; it has the lock, so it must neither sleep nor allocate with
+    /// `__GFP_RECLAIM`.
     ///
     /// Invalidations nest and run in parallel. Each takes one [`end`](Self::end) of the same range.
     ///
@@ -256,7 +285,8 @@ impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
     }
 
     /// The last invalidation, of everything: the address space goes away. `zap` takes all entries
-    /// out of the shadow, and nothing is ever published again.
+    /// out of the shadow, and nothing is ever published again: who waits to begin, or tries to,
+    /// gets `ESRCH`.
     ///
     /// # Context
     ///
@@ -331,12 +361,13 @@ impl<'a, 'm, S, B: Backend, const N: usize> Reader<'a, 'm, S, B, N> {
     /// # Context
     ///
     /// May sleep, whatever the lock. No lock may be held that somebody may want between the start
-    /// and the end of an invalidation; the mmap lock may.
+    /// and the end of an invalidation. The mmap lock is none of these: it is taken before the start,
+    /// if at all.
     ///
     /// # Errors
     ///
-    /// - `EBUSY`: the deadline passed while invalidations were in flight.
-    /// - `EINTR`: so did the task, which is being killed.
+    /// - `EBUSY`: invalidations of the range were in flight until the deadline.
+    /// - `EINTR`: they were, and the task is being killed.
     /// - `ESRCH`: the address space is gone.
     pub fn begin(
         mut self: Pin<&mut Self>,
@@ -426,8 +457,8 @@ impl<'a, S, B: Backend, const N: usize> Reading<'_, 'a, '_, S, B, N> {
     ///
     /// # Errors
     ///
-    /// [`Collided`] if an invalidation of the range was in flight at any time since
-    /// [`Reader::begin`]: nothing is published.
+    /// [`Collided`] if an invalidation of the range has started since [`Reader::begin`]: the shadow
+    /// is as it was, and `plan` is dropped.
     pub fn publish<P>(mut self, plan: P) -> Result<(ShadowGuard<'a, S, B, N>, S::Output), Collided>
     where
         S: Publish<P>,

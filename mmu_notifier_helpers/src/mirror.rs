@@ -17,7 +17,7 @@ use kernel::{
     prelude::*,
 };
 
-/// What a driver keeps of the addresses that it mirrors.
+/// What a driver keeps of the addresses that it mirrors, and does when they are invalidated.
 pub trait Mirror: Send + Sync + Sized + 'static {
     /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an error
     /// if it cannot, and what it reserved for that.
@@ -32,7 +32,8 @@ pub trait Mirror: Send + Sync + Sized + 'static {
     /// Removes every entry for the addresses of `invalidation` from the shadow, and makes the
     /// device forget what it cached of them.
     ///
-    /// The pages may be freed as soon as it returns.
+    /// The pages may be freed as soon as it returns. The last call is for every address, with
+    /// [`Event::Release`]: the address space goes away.
     ///
     /// # Context
     ///
@@ -96,7 +97,8 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///
     /// Until the guard is dropped no entry goes away, and no page that one names is freed.
     /// Invalidations wait for it, so it must not be held while waiting for a page fault, for the
-    /// mmap lock or for memory (no `__GFP_RECLAIM`).
+    /// mmap lock or for memory (no `__GFP_RECLAIM`), nor while giving up a reference to the users of
+    /// the `mm` (`mmput`), which may be the last.
     ///
     /// # Context
     ///
@@ -115,24 +117,25 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// # Context
     ///
     /// May sleep. Takes the mmap lock, so it must not be held, and neither must any lock that an
-    /// invalidation takes.
+    /// invalidation takes. The guard is to be dropped before `mm`, as [`Self::lock`] says.
     ///
     /// # Errors
     ///
     /// - `EINVAL`: the range has more pages than `buffer`, or not as many as the request has
-    ///   accesses, or is not watched as a whole by this subscription; `mm` is not its address space;
-    ///   or what was asked for lies in a mapping that the core cannot read this way.
-    /// - `EFAULT`: a page that is asked for cannot be faulted in, or there is no mapping, or it is
-    ///   one without `struct page` (of a device's registers). With [`Locking::Held`] also a page of
-    ///   userfaultfd.
-    /// - `EPERM`: the mapping forbids the access.
-    /// - `EHWPOISON`: the page's memory is broken.
+    ///   accesses, or is not watched as a whole by this subscription; or `mm` is not its address
+    ///   space.
+    /// - `EFAULT`: a page that is asked for cannot be faulted in: there is no mapping, or one that
+    ///   may not be read, or one without `struct page` (of a device's registers), or the memory or
+    ///   what backs it is broken. With [`Locking::Held`] also a page of userfaultfd. Or the OOM
+    ///   reaper has emptied the address space.
+    /// - `EPERM`: a page is asked for to be written, and the mapping is read-only.
     /// - `ENOMEM`: a page fault ran out of memory.
     /// - `EBUSY`: invalidations kept interfering until the request's timeout was over, counted from
     ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user space.
     /// - `EINTR`: the task is being killed.
-    /// - `ESRCH`: the address space is gone.
     /// - What the shadow returns.
+    ///
+    /// On an error the shadow has taken in nothing, unless the error is its own.
     ///
     /// C: `hmm_range_fault()`, `hmm_range_fault_unlocked_timeout()`.
     ///
@@ -148,7 +151,7 @@ pub trait Subscription: sealed::Sealed + Sized {
     }
 
     /// Tells what is mapped in `range`, page by page, and faults nothing in. All of it was true at
-    /// one time.
+    /// one time. The shadow stays as it is.
     ///
     /// # Context
     ///
@@ -156,7 +159,9 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///
     /// # Errors
     ///
-    /// As for [`Self::fault`], but for those of faulting in and of the shadow.
+    /// `EINVAL`, `EBUSY`, `EINTR` and `EFAULT` of the OOM reaper, as for [`Self::fault`].
+    ///
+    /// C: `hmm_range_fault()` without a request.
     fn look<'b>(
         &self,
         mm: &MmWithUser,

@@ -13,6 +13,13 @@
 //! | [`Publish`](invlock::Publish), from [`Subscription::fault`](mirror::Subscription::fault) | page-table entries were read and no invalidation interfered | add entries |
 //! | [`Subscription::lock`](mirror::Subscription::lock) | any time | look entries up and use the memory that they name, until the guard is dropped |
 //!
+//! | in | the shadow's lock | sleeping | allocating |
+//! | --- | --- | --- | --- |
+//! | `zap` | held | only under a lock that sleeps, in an invalidation that may | without `__GFP_RECLAIM` |
+//! | `publish` | held | no | no: what it takes was reserved before |
+//! | the guard | held | only under a lock that sleeps | without `__GFP_RECLAIM` |
+//! | [`fault`](mirror::Subscription::fault), [`look`](mirror::Subscription::look) | taken by it | it does | it does not, but page faults do |
+//!
 //! There are two kinds of notifier:
 //!
 //! | | [`PerMm`](notifier::PerMm) with [`Attachment`](notifier::Attachment)s | [`IntervalNotifier`](interval::IntervalNotifier) |
@@ -53,7 +60,20 @@
 //! 4. the shadow's lock.
 //!
 //! Reclaim takes the fourth through the third, so nothing under the shadow's lock may allocate
-//! with `__GFP_RECLAIM`; memory for publishing is reserved before.
+//! with `__GFP_RECLAIM`; memory for publishing is reserved before. Lockdep is taught so when a
+//! notifier is made.
+//!
+//! The mutex that [`PerMm::get`](notifier::PerMm::get) takes inside of the first, and giving up a
+//! context alone, has nothing to do with the others.
+//!
+//! # A driver
+//!
+//! `samples/rust_mmu_mirror.rs` is the whole of a driver whose device loads bytes from the address
+//! space of who opened it. It is built, loaded and tested with this crate:
+#![cfg_attr(
+    all(doc, CONFIG_RUST),
+    doc = concat!("```\n", include_str!("../samples/rust_mmu_mirror.rs"), "```")
+)]
 
 // The name by which the macros of pin-init find their library on the host.
 #[cfg(not(CONFIG_RUST))]

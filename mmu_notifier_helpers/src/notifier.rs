@@ -63,7 +63,7 @@ use kernel::{
 };
 use pin_init::{pin_data, stack_pin_init, PinInit};
 
-/// A mirror that can be attached to a [`PerMm`]. Implemented by [`per_mm_mirror!`].
+/// A mirror that can be attached to a [`PerMm`]. Implemented by [`per_mm_mirror!`](crate::per_mm_mirror).
 ///
 /// # Safety
 ///
@@ -78,11 +78,9 @@ pub unsafe trait PerMmMirror: Mirror {
 
 /// Makes a [`Mirror`] one that can be attached to a [`PerMm`](crate::notifier::PerMm).
 ///
-/// To be used once for a type, in the crate whose module the driver is, below its `module!`.
-///
-/// ```ignore
-/// mmu_notifier_helpers::per_mm_mirror!(GpuMirror, "gpu_mirror");
-/// ```
+/// To be used once for a type, in the crate whose module the driver is, below its `module!`. The
+/// name is that of the shadows' lock in lockdep's reports. The [crate](crate#a-driver) has an
+/// example.
 #[macro_export]
 macro_rules! per_mm_mirror {
     ($mirror:ty, $name:literal) => {
@@ -184,12 +182,19 @@ impl Drop for PerMmMutex {
 
 /// The context of one driver in one address space, with its mirrors.
 ///
-/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users.
+/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users; and one to
+/// the module of the driver, which therefore cannot be removed before the context is freed.
+///
+/// # Context
+///
+/// Taking a reference and dropping one takes a mutex: both may sleep.
+///
+/// C: `struct mmu_notifier`, `mmu_notifier_put()`.
 ///
 /// # Invariants
 ///
 /// `subscription` was registered by the core with the operations of `T`'s registry. `users` counts
-/// the references, and is accessed with the [`PerMmMutex`] held.
+/// the references, and is accessed with the mutex of all registries held.
 #[repr(C)]
 #[pin_data]
 pub struct PerMm<T: PerMmMirror> {
@@ -236,11 +241,12 @@ unsafe impl<T: PerMmMirror> AlwaysRefCounted for PerMm<T> {
 }
 
 impl<T: PerMmMirror> PerMm<T> {
-    /// The context of this driver for `mm`, which is made if there is none.
+    /// The context of this driver for `mm`, of the current task or any other, which is made if
+    /// there is none.
     ///
     /// # Context
     ///
-    /// May sleep. Takes the mmap lock for writing.
+    /// May sleep. Takes the mmap lock for writing, so it must not be held.
     ///
     /// # Errors
     ///
@@ -451,7 +457,15 @@ unsafe impl<'p, T: Mirror> Publish<Plan<'p, T>> for Mirrors<T> {
     }
 }
 
-/// A mirror that is attached to the context of its address space.
+/// A mirror that is attached to the context of its address space. There may be any number of them
+/// in one, for example one for each open file; an invalidation zaps all their shadows.
+///
+/// When it is dropped, no callback for the mirror runs any more and none comes. The shadow is dropped
+/// with it, without its lock, and the mirror unless somebody else refers to it.
+///
+/// # Context
+///
+/// To be dropped where sleeping is allowed, and not from a callback of the mirror.
 ///
 /// # Invariants
 ///
@@ -463,11 +477,11 @@ pub struct Attachment<T: PerMmMirror> {
 }
 
 impl<T: PerMmMirror> Attachment<T> {
-    /// Attaches `mirror` with an empty `shadow`.
+    /// Attaches `mirror` with a `shadow`, which is empty.
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// May sleep. Allocates when the context has no room for another mirror.
     ///
     /// # Errors
     ///

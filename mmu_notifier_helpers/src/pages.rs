@@ -57,12 +57,15 @@ impl Entry {
     ///
     /// # Safety
     ///
-    /// The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of that
-    /// shadow held for the length of the call: that is what keeps the page from being freed.
+    /// - The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of
+    ///   that shadow held for the length of the call: that is what keeps the page from being freed.
+    /// - The page must not be device-private memory, which the CPU cannot reach. It may be if the
+    ///   [request had an owner](crate::fault::Request::with_owner), and is not otherwise.
     pub unsafe fn copy_to(&self, dst: &mut [u8; PAGE_SIZE]) {
         // SAFETY: `dst` is a page long. The type invariant says that the frame was mapped when the
         // entry was read, by the caller's promise no invalidation of it has completed since, and
-        // frames that can be faulted in for a process have a `struct page` and a kernel mapping.
+        // frames that can be faulted in for a process have a `struct page` and, unless they are
+        // device-private memory, a kernel mapping.
         unsafe { bindings::mnh_copy_from_pfn(dst.as_mut_ptr().cast(), self.pfn()) }
     }
 
@@ -83,9 +86,11 @@ impl Entry {
 pub enum PageState {
     /// It is mapped.
     Mapped(Entry),
-    /// It is not mapped, or not so that it may be read. It may be possible to fault it in.
+    /// It is not present, or not so that it may be read: never touched, swapped out, being migrated.
+    /// It may be possible to fault it in.
     Empty,
-    /// It cannot be accessed: no VMA, poisoned or special memory.
+    /// It cannot be accessed: there is no VMA, or one that may not be read, or the memory has no
+    /// `struct page`.
     Error,
 }
 
@@ -148,9 +153,10 @@ pub enum View {
         /// Whether it was the page of zeroes that stands for memory never written.
         zero_page: bool,
     },
-    /// It was not mapped, or not so that it could be read.
+    /// It was not present, or not so that it could be read.
     Empty,
-    /// It could not be accessed: no VMA, poisoned or special memory.
+    /// It could not be accessed: there was no VMA, or one that might not be read, or the memory had
+    /// no `struct page`.
     Error,
 }
 

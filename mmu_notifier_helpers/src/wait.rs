@@ -85,6 +85,8 @@ mod in_kernel {
         ///
         /// `EBUSY` when the deadline has passed, `EINTR` when the task is being killed. The lock is
         /// held again in every case.
+        ///
+        /// C: `prepare_to_wait()`, `schedule_timeout()`, `finish_wait()`.
         pub fn wait<'a, T, B: Backend>(
             &self,
             guard: Guard<'a, T, B>,
@@ -130,6 +132,8 @@ mod in_kernel {
         /// # Context
         ///
         /// Any.
+        ///
+        /// C: `wake_up_all()`.
         pub fn notify_all(&self) {
             // SAFETY: The queue is initialised. Zero means all.
             unsafe {
