@@ -55,15 +55,25 @@ impl Builder<'_> {
 
     /// Our own programs for the GPU mirror.
     pub(crate) fn gpu_mirror(&self) -> Result<Vec<PathBuf>> {
+        self.ours("gpu_mirror_rs/selftests", "gpu_mirror")
+    }
+
+    /// Our own programs for what comes with the helper crate.
+    pub(crate) fn helpers(&self) -> Result<Vec<PathBuf>> {
+        self.ours("mmu_notifier_helpers/selftests", "mmu_notifier_helpers")
+    }
+
+    /// The programs of a directory of the checkout, which go to `name` in the cache.
+    fn ours(&self, directory: &str, name: &str) -> Result<Vec<PathBuf>> {
         let _lock = self.paths.lock()?;
         let top = self.top()?;
         let headers = self.headers(&top)?;
-        let output = self.paths.own_dir(top.join("gpu_mirror"))?;
+        let output = self.paths.own_dir(top.join(name))?;
         let args = vec![
             "-s".into(),
             "--no-print-directory".into(),
             "-C".into(),
-            self.paths.checkout.join("gpu_mirror_rs/selftests").into(),
+            self.paths.checkout.join(directory).into(),
             set("OUTPUT", &output),
             set("KSRC", &self.kernel.source),
             system_headers(&headers),
@@ -74,16 +84,13 @@ impl Builder<'_> {
             "list-programs".into(),
         ]);
         self.step(
-            "building the selftests of the GPU mirror",
-            "gpu-selftests-build.log",
+            &format!("building {directory}"),
+            &format!("{name}-build.log"),
         )
         .run(make(args))?;
         let names = make(list).read()?;
         let programs: Vec<PathBuf> = names.split_whitespace().map(PathBuf::from).collect();
-        ensure!(
-            !programs.is_empty(),
-            "gpu_mirror_rs/selftests builds no program"
-        );
+        ensure!(!programs.is_empty(), "{directory} builds no program");
         for program in &programs {
             ensure!(program.is_file(), "the build left no {}", program.display());
         }

@@ -6,6 +6,7 @@ mod fresh;
 mod gpu_selftests;
 mod hmm_tests;
 mod host;
+mod sample;
 
 use std::ffi::OsString;
 use std::fs;
@@ -78,6 +79,13 @@ const SUITES: &[Suite] = &[
         limits: (minutes(15), minutes(30)),
         only_full: false,
         run: gpu_selftests::run,
+    },
+    Suite {
+        name: "sample",
+        about: "the sample driver: loaded, used while its memory changes, removed",
+        limits: (minutes(10), minutes(10)),
+        only_full: false,
+        run: sample::run,
     },
     Suite {
         name: "fresh",
@@ -384,7 +392,7 @@ mod tests {
     fn long_suites_run_when_asked_for() {
         assert_eq!(
             names(choose(&options(&[], false)).unwrap()),
-            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests"]
+            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests", "sample"]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
         assert_eq!(
@@ -400,7 +408,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, sample, fresh"
         );
     }
 
