@@ -68,6 +68,8 @@ pub(crate) enum Command {
     },
     /// Check format, lints and style; no warning passes
     Lint,
+    /// Build the documentation of the helper crate, and say where it is
+    Doc,
     /// Give the disk back: remove the cache
     Clean {
         /// Do not ask

@@ -38,7 +38,7 @@ pub(crate) fn lint(paths: &Paths) -> Result<i32> {
     let mut style = vec![checkpatch.to_string_lossy().into_owned()];
     style.extend(["--strict", "--no-tree", "--terse", "--no-summary", "-f"].map(str::to_owned));
     style.extend(c);
-    let kernel_crates = modules::make_args(paths, &kernel, &output, &["CLIPPY=1", "modules"]);
+    let in_kernel = |more: &[&str]| tools.make(&modules::make_args(paths, &kernel, &output, more));
 
     let checks = [
         ("rustfmt", cmd("/usr/bin/rustfmt", format)),
@@ -54,7 +54,8 @@ pub(crate) fn lint(paths: &Paths) -> Result<i32> {
                 "warnings",
             ]),
         ),
-        ("clippy in the kernel", tools.make(&kernel_crates)),
+        ("clippy in the kernel", in_kernel(&["CLIPPY=1", "modules"])),
+        ("rustdoc", in_kernel(&["rustdoc"])),
         ("checkpatch", cmd("perl", style)),
         ("shellcheck", cmd("shellcheck", shell)),
     ];

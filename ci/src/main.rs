@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod demo;
 mod disk;
+mod doc;
 mod exec;
 mod guest;
 mod interrupt;
@@ -83,6 +84,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Test(options) => suite::test(&paths, &options),
         Command::Demo => demo::demo(&paths),
         Command::Lint => lint::lint(&paths),
+        Command::Doc => doc::doc(&paths),
         Command::Clean { yes, keep_source } => clean::clean(&paths, yes, keep_source),
         Command::Guest { spec } => guest::main(&spec).map(|()| 0),
     }
