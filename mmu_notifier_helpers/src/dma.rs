@@ -83,7 +83,7 @@ impl DmaMap {
             .checked_shl(order)
             .and_then(|pages| pages.checked_mul(PAGE_SIZE))
             .ok_or(EINVAL)?;
-        if (range.start() | range.len()) % size != 0 {
+        if !is_whole(&range, size) {
             return Err(EINVAL);
         }
         let map = Devres::new(dev, Mappings::new(dev, range.pages(), size)?)?;
@@ -128,16 +128,14 @@ impl DmaMap {
     ) -> Result {
         let range = *pages.range();
         let size = PAGE_SIZE << self.order;
-        if self.range.intersection(&range) != Some(range)
-            || (range.start() | range.len()) % size != 0
-        {
+        if self.range.intersection(&range) != Some(range) || !is_whole(&range, size) {
             return Err(EINVAL);
         }
         let map = self.map.try_access().ok_or(ENXIO)?;
         let mut p2pdma = pci_p2pdma_map_state::default();
         for (addr, state) in pages.entries() {
             let entry = match state {
-                PageState::Mapped(entry) if addr % size == 0 => entry,
+                PageState::Mapped(entry) if addr & (size - 1) == 0 => entry,
                 _ => continue,
             };
             if entry.order() < self.order {
@@ -306,6 +304,11 @@ impl Drop for Mappings {
             bindings::hmm_dma_map_free(as_raw(&self.dev), self.map.get());
         }
     }
+}
+
+/// Whether `range` consists of aligned pieces of `size` bytes, a power of two.
+const fn is_whole(range: &PageRange, size: usize) -> bool {
+    (range.start() | range.len()) & (size - 1) == 0
 }
 
 /// The C side of a device.
