@@ -60,7 +60,7 @@ pub(super) fn loom(context: &mut Context<'_>) -> Result<()> {
             "--release",
             "--locked",
             "--package=mmu_notifier_helpers",
-            "--test=*",
+            "--test=loom",
             "--no-fail-fast",
             "--",
             "--show-output",
