@@ -110,6 +110,7 @@ pub(crate) fn spec(driver: Option<Driver>, command: Vec<OsString>) -> Result<Spe
         directory: std::env::current_dir()?.into(),
         environment: std::env::vars_os().collect(),
         interactive: false,
+        then: Vec::new(),
     })
 }
 

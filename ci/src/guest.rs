@@ -6,7 +6,7 @@
 //! and what it writes is gone when it ends. The host hears of the guest's
 //! progress as lines of JSON on a port of its own.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
-use nix::kmod::{finit_module, ModuleInitFlags};
+use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 use nix::mount::{mount, MsFlags};
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,17 @@ pub(crate) struct Spec {
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// Whether the program has the terminal for itself.
     pub(crate) interactive: bool,
+    /// What runs after it, one after the other.
+    pub(crate) then: Vec<Turn>,
+}
+
+/// Another program, on a mirror of its own in place of the one before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Turn {
+    /// The mirror to load.
+    pub(crate) driver: Driver,
+    /// The program and its arguments.
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What the host hears.
@@ -108,11 +119,28 @@ pub(crate) fn main(spec: &Path) -> Result<()> {
     }
     tell(Event::Ready)?;
     log("the program starts");
-    let status = if spec.interactive {
+    let mut status = if spec.interactive {
         interact(&spec)?
     } else {
         run(&spec)?
     };
+    let mut loaded = spec.driver.clone();
+    for turn in &spec.then {
+        if let Err(error) = replace(loaded.as_ref(), &turn.driver) {
+            return tell(Event::Failed(format!("{error:#}")));
+        }
+        if let Err(error) = verify(&turn.driver) {
+            return tell(Event::WrongDriver(format!("{error:#}")));
+        }
+        loaded = Some(turn.driver.clone());
+        log("the next program starts");
+        let next = Spec {
+            command: turn.command.clone(),
+            ..spec.clone()
+        };
+        let next = run(&next)?;
+        status = if status == 0 { next } else { status };
+    }
     log(&format!("{LOG_END} {status}"));
     tell(Event::Exited(status))
 }
@@ -224,6 +252,21 @@ fn load(driver: &Driver) -> Result<()> {
             .with_context(|| format!("cannot load {}; the kernel log says why", path.display()))?;
     }
     Ok(())
+}
+
+/// Unloads one mirror and loads the next.
+fn replace(old: Option<&Driver>, new: &Driver) -> Result<()> {
+    for path in old.iter().flat_map(|old| old.modules.iter().rev()) {
+        let name = path.file_stem().context("a module has a name")?;
+        let name = CString::new(name.as_encoded_bytes())?;
+        delete_module(&name, DeleteModuleFlags::O_NONBLOCK)
+            .with_context(|| format!("cannot unload {}", path.display()))?;
+    }
+    // What was made by hand would stand in the way of the next driver's.
+    for node in nodes()? {
+        fs::remove_file(&node).with_context(|| format!("cannot remove {}", node.display()))?;
+    }
+    load(new)
 }
 
 /// Proves that the device nodes belong to the module that was asked for: each
@@ -415,6 +458,8 @@ fn pump(
                 break;
             }
         }
+        // A port can be open only once, and the next program needs it.
+        drop(to);
         let _ = done.send(());
     });
     wait

@@ -203,7 +203,8 @@ pub(crate) fn causes(found: &[Found]) -> String {
     text
 }
 
-fn table(header: &[&str]) -> Table {
+/// An empty table with this header.
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::ASCII_MARKDOWN)

@@ -318,6 +318,27 @@ static inline pthread_t start_thread(void *(*run)(void *), void *arg)
 	return thread;
 }
 
+/* What threads tell one another. */
+static inline __u64 load(__u64 *value)
+{
+	return __atomic_load_n(value, __ATOMIC_SEQ_CST);
+}
+
+static inline void store(__u64 *value, __u64 new)
+{
+	__atomic_store_n(value, new, __ATOMIC_SEQ_CST);
+}
+
+static inline bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return written;
+}
+
 /*
  * Memory that holds up whoever touches it first, in the kernel too, until it is
  * filled: a test then knows that an ioctl is under way, and where it stands.

@@ -18,16 +18,6 @@
 /* About as many as the driver makes when it is loaded. */
 #define INIT_ALLOCATIONS 60
 
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-
-	if (fd >= 0)
-		close(fd);
-	return written;
-}
-
 /* Kept open: to open it takes allocations. */
 static int fail_nth_fd = -1;
 

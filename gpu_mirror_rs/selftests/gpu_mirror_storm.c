@@ -61,16 +61,6 @@ struct storm {
 	pthread_t thread;
 };
 
-static __u64 load(__u64 *value)
-{
-	return __atomic_load_n(value, __ATOMIC_SEQ_CST);
-}
-
-static void store(__u64 *value, __u64 new)
-{
-	__atomic_store_n(value, new, __ATOMIC_SEQ_CST);
-}
-
 /* Both sides get their share, however unevenly the machine runs them. */
 static void *storm_run(void *arg)
 {

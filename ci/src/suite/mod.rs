@@ -7,6 +7,7 @@ mod gpu_selftests;
 mod hmm_tests;
 mod host;
 mod sample;
+mod storm;
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 
 use crate::cli::Test;
-use crate::guest::Driver;
+use crate::guest::{Driver, Turn};
 use crate::kernel::{Kernel, Kind};
 use crate::klog::Report;
 use crate::modules::Which;
@@ -86,6 +87,13 @@ const SUITES: &[Suite] = &[
         limits: (minutes(10), minutes(10)),
         only_full: false,
         run: sample::run,
+    },
+    Suite {
+        name: "storm",
+        about: "device faults while memory changes, in the Rust mirror and in C's: data, cost, collisions",
+        limits: (minutes(20), minutes(40)),
+        only_full: false,
+        run: storm::run,
     },
     Suite {
         name: "fresh",
@@ -260,13 +268,21 @@ impl Context<'_> {
         driver: Driver,
         command: Vec<OsString>,
     ) -> Result<Boots> {
+        self.boot_in_turn(name, machine, vec![Turn { driver, command }])
+    }
+
+    /// Boots once and runs each program on its driver. Their KTAP is kept under `name`.
+    fn boot_in_turn(&self, name: &str, machine: &Machine, turns: Vec<Turn>) -> Result<Boots> {
         note(format!("booting: {name}"));
         let logs = self.logs.join(name);
         fs::create_dir_all(&logs)?;
         let (stdout, kept) = Sink::kept();
         let (stderr, errors) = Sink::kept();
-        let mut spec = exec::spec(Some(driver), command)?;
+        let mut turns = turns.into_iter();
+        let first = turns.next().context("a boot is for a program")?;
+        let mut spec = exec::spec(Some(first.driver), first.command)?;
         spec.huge_pages = 16;
+        spec.then = turns.collect();
         let outcome = Boot {
             paths: self.paths,
             machine,
@@ -305,22 +321,34 @@ impl Context<'_> {
 
     /// Judges a boot that must be flawless, and gives the names of the cases that had a result.
     fn judge(&mut self, prefix: &str, boots: &Boots) -> Vec<String> {
+        let names = self.judge_results(prefix, &boots.streams);
+        self.judge_boot(prefix, boots);
+        names
+    }
+
+    /// Judges the results alone.
+    fn judge_results(&mut self, prefix: &str, streams: &[ktap::Stream]) -> Vec<String> {
         let mut names = Vec::new();
-        for line in boots.streams.iter().flat_map(|stream| &stream.lines) {
+        for line in streams.iter().flat_map(|stream| &stream.lines) {
             let verdict = verdict(line.result.clone());
             names.push(line.name.clone());
             self.cases
                 .push(Case::new(format!("{prefix}{}", line.name), verdict));
         }
-        for lack in boots.streams.iter().filter_map(ktap::Stream::lack) {
+        for lack in streams.iter().filter_map(ktap::Stream::lack) {
             self.fail(&format!("{prefix}plan"), lack);
         }
-        if boots.streams.is_empty() {
+        if streams.is_empty() {
             self.fail(
                 &format!("{prefix}plan"),
                 "the program printed no KTAP".into(),
             );
         }
+        names
+    }
+
+    /// Judges how the boot went, and the kernel's log.
+    fn judge_boot(&mut self, prefix: &str, boots: &Boots) {
         if let Some(fault) = &boots.fault {
             self.fail(&format!("{prefix}boot"), fault.clone());
         }
@@ -334,17 +362,11 @@ impl Context<'_> {
         };
         self.cases
             .push(Case::new(format!("{prefix}kernel log"), log));
-        names
     }
 
     /// Puts the results of the C driver beside those that are there.
     fn beside(&mut self, prefix: &str, boots: &Boots) {
-        for line in boots.streams.iter().flat_map(|stream| &stream.lines) {
-            let name = format!("{prefix}{}", line.name);
-            if let Some(case) = self.cases.iter_mut().find(|case| case.name == name) {
-                case.c = Some(verdict(line.result.clone()));
-            }
-        }
+        self.results_beside(prefix, &boots.streams);
         let mut remarks: Vec<String> = boots.fault.iter().cloned().collect();
         if let Some(first) = boots.reports.first() {
             remarks.push(format!(
@@ -355,6 +377,15 @@ impl Context<'_> {
         }
         if !remarks.is_empty() {
             self.c_remark = Some(remarks.join(", "));
+        }
+    }
+
+    fn results_beside(&mut self, prefix: &str, streams: &[ktap::Stream]) {
+        for line in streams.iter().flat_map(|stream| &stream.lines) {
+            let name = format!("{prefix}{}", line.name);
+            if let Some(case) = self.cases.iter_mut().find(|case| case.name == name) {
+                case.c = Some(verdict(line.result.clone()));
+            }
         }
     }
 }
@@ -392,7 +423,7 @@ mod tests {
     fn long_suites_run_when_asked_for() {
         assert_eq!(
             names(choose(&options(&[], false)).unwrap()),
-            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests", "sample"]
+            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests", "sample", "storm"]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
         assert_eq!(
@@ -408,7 +439,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, sample, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, sample, storm, fresh"
         );
     }
 
