@@ -15,6 +15,26 @@ use crate::range::PageRange;
 /// # Invariants
 ///
 /// The first `len` of `ranges` and `spilled` more that nothing is known of are in flight.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use mmu_notifier_helpers::{in_flight::InFlight, range::PageRange};
+///
+/// let [a, b, c] = [0x1000, 0x2000, 0x3000].map(|addr| PageRange::from_pages(addr, 1));
+/// let (a, b, c) = (a?, b?, c?);
+/// let mut in_flight = InFlight::<1>::EMPTY;
+///
+/// in_flight.add(a);
+/// assert!(in_flight.overlaps(&a) && !in_flight.overlaps(&c));
+/// // There is no room for a second one, so it might be anywhere.
+/// in_flight.add(b);
+/// assert!(in_flight.overlaps(&c));
+/// in_flight.remove(&b);
+/// assert!(in_flight.overlaps(&a) && !in_flight.overlaps(&c));
+/// # Ok::<(), Error>(())
+/// ```
 pub struct InFlight<const N: usize> {
     ranges: [PageRange; N],
     len: usize,

@@ -98,9 +98,10 @@ pub const IN_FLIGHT: usize = 16;
 ///
 /// # Safety
 ///
-/// [`publish`](Self::publish) must neither sleep nor allocate nor wait for memory to be freed, on any
-/// path. Reclaim waits for the lock under which it runs, and the lock may be one that spins. It is
-/// for this that publishing is a method of the shadow and not a closure of whoever faults.
+/// [`publish`](Self::publish) must neither sleep nor wait for memory to be freed, on any path, so it
+/// works with memory that was reserved before: reclaim waits for the lock under which it runs, and
+/// the lock may be one that spins. It is for this that publishing is a method of the shadow and not a
+/// closure of whoever faults.
 pub unsafe trait Publish<P> {
     /// What publishing returns.
     type Output;

@@ -63,8 +63,8 @@
 //! with `__GFP_RECLAIM`; memory for publishing is reserved before. Lockdep is taught so when a
 //! notifier is made.
 //!
-//! The mutex that [`PerMm::get`](notifier::PerMm::get) takes inside of the first, and giving up a
-//! context alone, has nothing to do with the others.
+//! [`PerMm::get`](notifier::PerMm::get) takes a mutex between the first and the second, and memory
+//! under it. Giving up a reference to a context takes it too, so that is not done under the others.
 //!
 //! # A driver
 //!

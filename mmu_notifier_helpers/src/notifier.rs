@@ -23,7 +23,7 @@
 //!
 //! # Locks
 //!
-//! `mm->mmap_lock` → `mnh_per_mm_mutex` → nothing; and
+//! `mm->mmap_lock` → `mnh_per_mm_mutex` → what `mm_take_all_locks()` takes, and reclaim; and
 //! `mm->mmap_lock` or a lock of the reverse map → the spinlock of the invlock.
 //!
 //! The mutex makes finding a context and giving up the last reference exclude each other: the core
@@ -299,6 +299,9 @@ impl<T: PerMmMirror> PerMm<T> {
         }? Error)
     }
 
+    /// # Safety
+    ///
+    /// The core must call it, which takes what it returns for a notifier to register or to free.
     unsafe extern "C" fn alloc_notifier(
         _mm: *mut bindings::mm_struct,
     ) -> *mut bindings::mmu_notifier {

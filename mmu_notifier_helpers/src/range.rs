@@ -17,6 +17,26 @@ use kernel::{
 /// # Invariants
 ///
 /// `start` and `end` are multiples of [`PAGE_SIZE`] and `start < end`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, prelude::*};
+/// use mmu_notifier_helpers::range::PageRange;
+///
+/// // What a user names is checked.
+/// let range = PageRange::from_pages(0x10_0000, 3)?;
+/// assert_eq!(range.len(), 3 * PAGE_SIZE);
+/// assert_eq!(PageRange::from_pages(0x10_0001, 3), Err(EINVAL));
+///
+/// // What the core names is widened.
+/// assert_eq!(PageRange::covering(0x10_0001, 0x10_2001), Some(range));
+///
+/// // In parts, for a buffer that has room for two pages.
+/// let parts: Vec<usize> = range.chunks(2).map(|part| part.pages()).collect();
+/// assert_eq!(parts, [2, 1]);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRange {
     start: usize,
