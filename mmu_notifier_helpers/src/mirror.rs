@@ -117,7 +117,8 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// # Context
     ///
     /// May sleep. Takes the mmap lock, so it must not be held, and neither must any lock that an
-    /// invalidation takes. The guard is to be dropped before `mm`, as [`Self::lock`] says.
+    /// invalidation takes. The guard borrows `mm`,
+    /// which is thereby given up after it.
     ///
     /// # Errors
     ///
@@ -140,13 +141,13 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// C: `hmm_range_fault()`, `hmm_range_fault_unlocked_timeout()`.
     ///
     /// [`Locking::Held`]: fault::Locking::Held
-    fn fault(
-        &self,
-        mm: &MmWithUser,
+    fn fault<'a>(
+        &'a self,
+        mm: &'a MmWithUser,
         request: &Request<'_>,
         buffer: &mut Buffer,
         reserve: &mut <Self::Mirror as Mirror>::Reserve,
-    ) -> Result<Self::Guard<'_>> {
+    ) -> Result<Self::Guard<'a>> {
         fault::run(self, mm, request, buffer, Some(reserve))
     }
 

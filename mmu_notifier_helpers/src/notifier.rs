@@ -82,6 +82,8 @@ pub unsafe trait PerMmMirror: Mirror {
 /// name is that of the shadows' lock in lockdep's reports. The [crate](crate#a-driver) has an
 /// example.
 #[macro_export]
+// The module is that of the crate that uses the macro.
+#[allow(clippy::crate_in_macro_def)]
 macro_rules! per_mm_mirror {
     ($mirror:ty, $name:literal) => {
         const _: () = {
