@@ -6,18 +6,14 @@ use loom::sync::{
     atomic::{AtomicUsize, Ordering},
     Condvar, Mutex, RwLock,
 };
+// Not loom's, whose drop fails once more when a model unwinds from a deadlock.
 use std::sync::Arc;
 
-/// The page that the reader wants.
-pub(crate) const MINE: usize = 0;
-/// A page that the reader does not care for.
-pub(crate) const OTHER: usize = 1;
-
-const PAGES: usize = 2;
+use super::{Subject, PAGES, STALE};
 
 /// What the sketch does wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(super) enum Fault {
     /// The end of an invalidation counts up what its start counted up.
     EndCountsUp,
     /// A reader does not note the sequence that it compares in the end.
@@ -42,7 +38,7 @@ struct State {
 }
 
 /// The sketched lock of an address space, and a driver with a shadow of it.
-pub(crate) struct Sketch {
+pub(super) struct Sketch {
     fault: Option<Fault>,
     /// The driver's lock, which the sketch relies on.
     state: Mutex<State>,
@@ -53,7 +49,7 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
-    pub(crate) fn new(fault: Option<Fault>) -> Arc<Self> {
+    pub(super) fn new(fault: Option<Fault>) -> Arc<Self> {
         Arc::new(Self {
             fault,
             state: Mutex::new(State {
@@ -70,46 +66,6 @@ impl Sketch {
 
     fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
-    }
-
-    /// The kernel changes the entry of `page`, with the reverse map locked and not the mmap lock.
-    pub(crate) fn invalidate(&self, page: usize, interesting: bool) {
-        {
-            let mut state = self.state.lock().unwrap();
-            let seen = !self.has(Fault::OnlyFirstSeen) || state.active == 0;
-            if interesting && seen {
-                state.seq |= 1;
-            }
-            state.active += 1;
-            if interesting {
-                state.shadow[page] = None;
-            }
-        }
-        self.versions[page].fetch_add(1, Ordering::AcqRel);
-        let mut state = self.state.lock().unwrap();
-        if interesting {
-            assert!(state.shadow[page].is_none(), "{}", crate::STALE);
-        }
-        if self.has(Fault::EndCountsUp) {
-            state.active += 1;
-        } else {
-            state.active -= 1;
-        }
-        if state.active == 0 && state.seq & 1 == 1 {
-            state.seq += 1;
-            self.idle.notify_all();
-        }
-    }
-
-    /// The time that readers have is over.
-    pub(crate) fn time_out(&self) {
-        self.state.lock().unwrap().timed_out = true;
-        self.idle.notify_all();
-    }
-
-    /// The device faults on `page`. Returns how many tries it took, unless `tries` are too few.
-    pub(crate) fn fault(&self, page: usize, tries: usize) -> Option<usize> {
-        (1..=tries).find(|_| self.try_fault(page))
     }
 
     fn try_fault(&self, page: usize) -> bool {
@@ -149,17 +105,51 @@ impl Sketch {
         }
         fine
     }
+}
 
-    /// Asserts, with no invalidation in flight, that the shadow is as the page tables are.
-    pub(crate) fn check(&self) {
+impl Subject for Sketch {
+    fn invalidate(&self, page: usize, interesting: bool) {
+        {
+            let mut state = self.state.lock().unwrap();
+            let seen = !self.has(Fault::OnlyFirstSeen) || state.active == 0;
+            if interesting && seen {
+                state.seq |= 1;
+            }
+            state.active += 1;
+            if interesting {
+                state.shadow[page] = None;
+            }
+        }
+        self.versions[page].fetch_add(1, Ordering::AcqRel);
+        let mut state = self.state.lock().unwrap();
+        if interesting {
+            assert!(state.shadow[page].is_none(), "{STALE}");
+        }
+        if self.has(Fault::EndCountsUp) {
+            state.active += 1;
+        } else {
+            state.active -= 1;
+        }
+        if state.active == 0 && state.seq & 1 == 1 {
+            state.seq += 1;
+            self.idle.notify_all();
+        }
+    }
+
+    fn time_out(&self) {
+        self.state.lock().unwrap().timed_out = true;
+        self.idle.notify_all();
+    }
+
+    fn finishes(&self, page: usize, tries: usize) -> bool {
+        (0..tries).any(|_| self.try_fault(page))
+    }
+
+    fn check(&self) {
         let state = self.state.lock().unwrap();
         for (entry, version) in state.shadow.iter().zip(&self.versions) {
             let current = version.load(Ordering::Acquire);
-            assert!(
-                entry.is_none_or(|entry| entry == current),
-                "{}",
-                crate::STALE
-            );
+            assert!(entry.is_none_or(|entry| entry == current), "{STALE}");
         }
     }
 }
