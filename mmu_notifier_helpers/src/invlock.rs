@@ -74,7 +74,7 @@
 use crate::{
     in_flight::InFlight,
     range::PageRange,
-    readers::{Mark, Readers, Record},
+    readers::{Marked, Readers, Record},
     wait::{Deadline, WaitQueue},
 };
 use core::{ops::Deref, pin::Pin};
@@ -166,8 +166,7 @@ pub struct Collided;
 /// stack_pin_init!(let lock = new_invlock!(Tlb(None)));
 /// let lock: &InvLock<Tlb, SpinLockBackend> = &lock;
 /// let page = PageRange::from_pages(0x1000, 1)?;
-/// let mark = Mark::new();
-/// stack_pin_init!(let reader = Reader::new(lock, page, &mark));
+/// stack_pin_init!(let reader = Reader::new(lock, page, Mark::new()));
 ///
 /// // Undisturbed.
 /// let reading = reader.as_mut().begin(&Deadline::new())?;
@@ -334,25 +333,28 @@ impl<S, B: Backend, const N: usize> Deref for ShadowGuard<'_, S, B, N> {
 ///
 /// `record` is in the list of readers of `lock` if and only if `listed`.
 #[pin_data(PinnedDrop)]
-pub struct Reader<'a, 'm, S, B: Backend, const N: usize = IN_FLIGHT> {
+pub struct Reader<'a, M: Marked, S, B: Backend, const N: usize = IN_FLIGHT> {
     lock: &'a InvLock<S, B, N>,
     #[pin]
-    record: Record<'m>,
+    record: Record,
+    #[pin]
+    marked: M,
     listed: bool,
 }
 
-impl<'a, 'm, S, B: Backend, const N: usize> Reader<'a, 'm, S, B, N> {
-    /// A reader of `range`. `mark` is set when an invalidation interferes with it, which it can look
-    /// at to give up early.
+impl<'a, M: Marked, S, B: Backend, const N: usize> Reader<'a, M, S, B, N> {
+    /// A reader of `range`. The mark of `marked` is set when an invalidation interferes with it, which
+    /// it can look at to give up early.
     pub fn new(
         lock: &'a InvLock<S, B, N>,
         range: PageRange,
-        mark: &'m Mark,
-    ) -> impl PinInit<Self> + use<'a, 'm, S, B, N> {
+        marked: M,
+    ) -> impl PinInit<Self> + use<'a, M, S, B, N> {
         // INVARIANT: The record is new.
         pin_init!(Self {
             lock,
-            record: Record::new(range, mark),
+            record: Record::new(range),
+            marked,
             listed: false,
         })
     }
@@ -373,7 +375,7 @@ impl<'a, 'm, S, B: Backend, const N: usize> Reader<'a, 'm, S, B, N> {
     pub fn begin(
         mut self: Pin<&mut Self>,
         deadline: &Deadline,
-    ) -> Result<Reading<'_, 'a, 'm, S, B, N>> {
+    ) -> Result<Reading<'_, 'a, M, S, B, N>> {
         self.as_mut().unlist();
         let lock = self.lock;
         let mut state = lock.state.lock();
@@ -397,14 +399,19 @@ impl<'a, 'm, S, B: Backend, const N: usize> Reader<'a, 'm, S, B, N> {
         }
         // INVARIANT: It is listed from here on.
         *self.as_mut().listed_mut() = true;
-        // SAFETY: By the type invariant it was in no list. It is removed when the reader is dropped,
-        // at the latest; the reader is pinned, and its mark outlives it.
-        unsafe { state.readers.insert(self.as_ref().record()) };
+        let reader = self.as_ref();
+        // SAFETY: By the type invariant the record was in no list. It is removed when the reader is
+        // dropped, at the latest; the reader is pinned, and both record and mark are part of it.
+        unsafe {
+            state
+                .readers
+                .insert(reader.record(), reader.get_ref().marked.mark())
+        };
         drop(state);
         Ok(Reading(self))
     }
 
-    fn record(self: Pin<&Self>) -> Pin<&Record<'m>> {
+    fn record(self: Pin<&Self>) -> Pin<&Record> {
         // SAFETY: The field is structurally pinned.
         unsafe { self.map_unchecked(|this| &this.record) }
     }
@@ -431,7 +438,7 @@ impl<'a, 'm, S, B: Backend, const N: usize> Reader<'a, 'm, S, B, N> {
 }
 
 #[pinned_drop]
-impl<S, B: Backend, const N: usize> PinnedDrop for Reader<'_, '_, S, B, N> {
+impl<M: Marked, S, B: Backend, const N: usize> PinnedDrop for Reader<'_, M, S, B, N> {
     fn drop(self: Pin<&mut Self>) {
         self.unlist();
     }
@@ -439,14 +446,19 @@ impl<S, B: Backend, const N: usize> PinnedDrop for Reader<'_, '_, S, B, N> {
 
 /// A reader that is reading. Dropped, it has read nothing.
 #[must_use = "what is read must be published or read again"]
-pub struct Reading<'r, 'a, 'm, S, B: Backend, const N: usize = IN_FLIGHT>(
-    Pin<&'r mut Reader<'a, 'm, S, B, N>>,
+pub struct Reading<'r, 'a, M: Marked, S, B: Backend, const N: usize = IN_FLIGHT>(
+    Pin<&'r mut Reader<'a, M, S, B, N>>,
 );
 
-impl<'a, S, B: Backend, const N: usize> Reading<'_, 'a, '_, S, B, N> {
+impl<'a, M: Marked, S, B: Backend, const N: usize> Reading<'_, 'a, M, S, B, N> {
+    /// What the reader was made with.
+    pub fn marked(&self) -> &M {
+        &self.0.marked
+    }
+
     /// Whether [`publish`](Self::publish) would fail if it were called now.
     pub fn collided(&self) -> bool {
-        self.0.record.mark().collided()
+        self.0.marked.mark().collided()
     }
 
     /// Publishes what was read, and returns with the shadow locked, so that the device can use it
@@ -475,7 +487,7 @@ impl<'a, S, B: Backend, const N: usize> Reading<'_, 'a, '_, S, B, N> {
     }
 }
 
-impl<S, B: Backend, const N: usize> Drop for Reading<'_, '_, '_, S, B, N> {
+impl<M: Marked, S, B: Backend, const N: usize> Drop for Reading<'_, '_, M, S, B, N> {
     fn drop(&mut self) {
         self.0.as_mut().unlist();
     }

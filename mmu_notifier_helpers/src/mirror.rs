@@ -193,7 +193,7 @@ pub trait Subscription: sealed::Sealed + Sized {
 
 pub(crate) mod sealed {
     use super::*;
-    use crate::readers::Mark;
+    use crate::readers::{Mark, Marked};
     use kernel::types::Opaque;
 
     /// The `struct mmu_interval_notifier` by which hmm sees a collision.
@@ -221,9 +221,11 @@ pub(crate) mod sealed {
                 seq: Mark::CLEAR,
             }
         }
+    }
 
-        /// The sequence, as the mark of a reader.
-        pub(crate) fn mark(&self) -> &Mark {
+    // SAFETY: The mark is the sequence, a field.
+    unsafe impl Marked for Passive {
+        fn mark(&self) -> &Mark {
             // SAFETY: A mark is transparent for an atomic number, and the field is a number that
             // hmm reads as one; nobody writes to it otherwise.
             unsafe { &*(&raw mut (*self.0.get()).invalidate_seq).cast() }

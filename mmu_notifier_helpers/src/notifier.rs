@@ -594,9 +594,9 @@ impl<T: PerMmMirror> Subscription for Attachment<T> {
         read: impl FnOnce(&mut Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>> {
         let passive = Passive::new(self.mm());
-        stack_pin_init!(let reader = invlock::Reader::new(&self.per_mm.lock, range, passive.mark()));
+        stack_pin_init!(let reader = invlock::Reader::new(&self.per_mm.lock, range, passive));
         let reading = reader.as_mut().begin(deadline)?;
-        if !read(&mut passive.record(), pfns)? {
+        if !read(&mut reading.marked().record(), pfns)? {
             return Ok(None);
         }
         let slot = self.slot;

@@ -51,10 +51,27 @@ impl Default for Mark {
     }
 }
 
+/// A [`Mark`], or what has one inside.
+///
+/// # Safety
+///
+/// [`mark`](Self::mark) always returns the same part of `self`, not something that `self` refers to:
+/// a reader that is leaked stays where it is, and what it refers to does not.
+pub unsafe trait Marked {
+    /// The mark.
+    fn mark(&self) -> &Mark;
+}
+
+// SAFETY: A mark is part of itself.
+unsafe impl Marked for Mark {
+    fn mark(&self) -> &Mark {
+        self
+    }
+}
+
 /// What a list knows of one reader.
-pub(crate) struct Record<'a> {
+pub(crate) struct Record {
     range: PageRange,
-    mark: &'a Mark,
     /// Belongs to the list while the record is in it, and is accessed with the list borrowed.
     links: UnsafeCell<Links>,
     _pin: PhantomPinned,
@@ -62,21 +79,21 @@ pub(crate) struct Record<'a> {
 
 #[derive(Default)]
 struct Links {
-    prev: Option<NonNull<Record<'static>>>,
-    next: Option<NonNull<Record<'static>>>,
+    prev: Option<NonNull<Record>>,
+    next: Option<NonNull<Record>>,
+    mark: Option<NonNull<Mark>>,
 }
 
 // SAFETY: `links` is accessed with the list borrowed, and a list is in one thread's hands at a time.
-unsafe impl Send for Record<'_> {}
+unsafe impl Send for Record {}
 // SAFETY: As above.
-unsafe impl Sync for Record<'_> {}
+unsafe impl Sync for Record {}
 
-impl<'a> Record<'a> {
-    /// A reader of `range`, which learns of collisions from `mark`.
-    pub(crate) fn new(range: PageRange, mark: &'a Mark) -> Self {
+impl Record {
+    /// A reader of `range`.
+    pub(crate) fn new(range: PageRange) -> Self {
         Self {
             range,
-            mark,
             links: UnsafeCell::default(),
             _pin: PhantomPinned,
         }
@@ -85,14 +102,6 @@ impl<'a> Record<'a> {
     pub(crate) fn range(&self) -> &PageRange {
         &self.range
     }
-
-    pub(crate) fn mark(&self) -> &Mark {
-        self.mark
-    }
-
-    fn erase(self: Pin<&Self>) -> NonNull<Record<'static>> {
-        NonNull::from(self.get_ref()).cast()
-    }
 }
 
 /// A list of readers.
@@ -100,9 +109,9 @@ impl<'a> Record<'a> {
 /// # Invariants
 ///
 /// Every record that can be reached from `first` was inserted here and not removed since, so it is
-/// valid; `links` of each name its neighbours.
+/// valid; `links` of each name its neighbours and a mark that is valid as well.
 pub(crate) struct Readers {
-    first: Option<NonNull<Record<'static>>>,
+    first: Option<NonNull<Record>>,
 }
 
 // SAFETY: Records can be reached from any thread that has the list.
@@ -113,18 +122,19 @@ impl Readers {
         Self { first: None }
     }
 
-    /// Adds a record, its mark cleared.
+    /// Adds a record, which tells of collisions by `mark`, and clears that.
     ///
     /// # Safety
     ///
-    /// `record` must be in no list, and be [removed](Self::remove) from this one before it or its
-    /// mark goes away.
-    pub(crate) unsafe fn insert(&mut self, record: Pin<&Record<'_>>) {
-        record.mark.clear();
-        let this = record.erase();
+    /// `record` must be in no list, and be [removed](Self::remove) from this one before it or `mark`
+    /// goes away.
+    pub(crate) unsafe fn insert(&mut self, record: Pin<&Record>, mark: &Mark) {
+        mark.clear();
+        let this = NonNull::from(record.get_ref());
         let links = Links {
             prev: None,
             next: self.first,
+            mark: Some(mark.into()),
         };
         // SAFETY: The list is borrowed, and the record about to belong to it.
         unsafe { *record.links.get() = links };
@@ -132,7 +142,7 @@ impl Readers {
             // SAFETY: `next` is valid by the type invariant, and the list is borrowed.
             unsafe { (*next.as_ref().links.get()).prev = Some(this) };
         }
-        // INVARIANT: The record is valid until it is removed, by the caller's promise.
+        // INVARIANT: Record and mark are valid until it is removed, by the caller's promise.
         self.first = Some(this);
     }
 
@@ -141,9 +151,9 @@ impl Readers {
     /// # Safety
     ///
     /// `record` must be in this list.
-    pub(crate) unsafe fn remove(&mut self, record: Pin<&Record<'_>>) {
+    pub(crate) unsafe fn remove(&mut self, record: Pin<&Record>) {
         // SAFETY: The record is in the list, which is borrowed.
-        let Links { prev, next } = unsafe { core::mem::take(&mut *record.links.get()) };
+        let Links { prev, next, .. } = unsafe { core::mem::take(&mut *record.links.get()) };
         match prev {
             // SAFETY: Neighbours are valid by the type invariant, and the list is borrowed.
             Some(prev) => unsafe { (*prev.as_ref().links.get()).next = next },
@@ -161,11 +171,13 @@ impl Readers {
         while let Some(record) = next {
             // SAFETY: Valid by the type invariant.
             let record = unsafe { record.as_ref() };
-            if record.range.overlaps(range) {
-                record.mark.set();
-            }
             // SAFETY: The list is borrowed.
-            next = unsafe { (*record.links.get()).next };
+            let links = unsafe { &*record.links.get() };
+            if let Some(mark) = links.mark.filter(|_| record.range.overlaps(range)) {
+                // SAFETY: Valid by the type invariant.
+                unsafe { mark.as_ref() }.set();
+            }
+            next = links.next;
         }
     }
 }

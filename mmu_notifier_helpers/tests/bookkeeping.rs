@@ -125,8 +125,8 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 /// A reader that is reading.
-struct Underway<'r, 'a, 'm> {
-    reading: Reading<'r, 'a, 'm, Shadow, SpinLockBackend, ROOM>,
+struct Underway<'r, 'a> {
+    reading: Reading<'r, 'a, Mark, Shadow, SpinLockBackend, ROOM>,
     range: PageRange,
     name: usize,
     collided: bool,
@@ -178,17 +178,15 @@ proptest! {
                 _ => None,
             })
             .collect();
-        let marks: Vec<_> = ranges.iter().map(|_| Mark::new()).collect();
-        let mut readers: Vec<Pin<KBox<Reader<'_, '_, _, _, ROOM>>>> = ranges
+        let mut readers: Vec<Pin<KBox<Reader<'_, Mark, _, _, ROOM>>>> = ranges
             .iter()
-            .zip(&marks)
-            .map(|(range, mark)| KBox::pin_init(Reader::new(lock, *range, mark), GFP_KERNEL))
+            .map(|range| KBox::pin_init(Reader::new(lock, *range, Mark::new()), GFP_KERNEL))
             .collect::<Result<_>>()
             .unwrap();
         let mut fresh = readers.iter_mut().enumerate();
 
         let mut reference = Reference::default();
-        let mut underway: Vec<Underway<'_, '_, '_>> = Vec::new();
+        let mut underway: Vec<Underway<'_, '_>> = Vec::new();
         let mut shadow = [None; PAGES];
         let mut released = false;
         for event in events {
@@ -256,8 +254,7 @@ fn a_reader_begins_again_afresh() {
     stack_pin_init!(let lock = new_invlock!(Shadow([None; PAGES])));
     let lock: &Lock = &lock;
     let range = PageRange::new(0, PAGE_SIZE).unwrap();
-    let mark = Mark::new();
-    stack_pin_init!(let reader = Reader::new(lock, range, &mark));
+    stack_pin_init!(let reader = Reader::new(lock, range, Mark::new()));
 
     let reading = reader.as_mut().begin(&Deadline::new()).unwrap();
     lock.start(&range, |_| ());

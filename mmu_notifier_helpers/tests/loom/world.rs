@@ -168,10 +168,9 @@ impl<const N: usize> World<N> {
         &self,
         range: &PageRange,
         deadline: &Deadline,
-        then: impl FnOnce(Result<InHand<'_, '_, '_, N>>),
+        then: impl FnOnce(Result<InHand<'_, '_, N>>),
     ) {
-        let mark = Mark::new();
-        stack_pin_init!(let reader = Reader::new(&*self.lock, *range, &mark));
+        stack_pin_init!(let reader = Reader::new(&*self.lock, *range, Mark::new()));
         then(reader.begin(deadline).map(|reading| {
             InHand {
                 reading,
@@ -226,12 +225,12 @@ impl<const N: usize> World<N> {
 }
 
 /// What was read and not yet published.
-pub(crate) struct InHand<'r, 'a, 'm, const N: usize> {
-    reading: Reading<'r, 'a, 'm, Shadow, SpinLockBackend, N>,
+pub(crate) struct InHand<'r, 'a, const N: usize> {
+    reading: Reading<'r, 'a, Mark, Shadow, SpinLockBackend, N>,
     plan: Vec<(usize, Entry)>,
 }
 
-impl<const N: usize> InHand<'_, '_, '_, N> {
+impl<const N: usize> InHand<'_, '_, N> {
     /// Whether it could be published.
     pub(crate) fn publish(self) -> bool {
         self.reading.publish(self.plan).is_ok()
