@@ -17,7 +17,7 @@ pub(crate) fn doc(paths: &Paths) -> Result<i32> {
     let tools = Toolchain::new(paths)?;
     let kernel = kernel::get(paths, &tools, Kind::Debug, false)?;
     let _lock = paths.lock()?;
-    let output = paths.own_dir(Path::new("doc").join(&kernel.slot))?;
+    let output = paths.mo_dir(Path::new("doc").join(&kernel.slot))?;
     let log = paths.logs("doc")?.join("build.log");
     Step::new("building the documentation", log).run(tools.make(&modules::make_args(
         paths,

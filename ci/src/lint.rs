@@ -20,9 +20,9 @@ pub(crate) fn lint(paths: &Paths) -> Result<i32> {
     let kernel = kernel::get(paths, &tools, Kind::Debug, false)?;
     let logs = paths.logs("lint")?;
     // What is built already is not linted again.
-    let output = paths.own_dir(PathBuf::from("lint").join(&kernel.slot))?;
-    std::fs::remove_dir_all(&output)?;
-    std::fs::create_dir(&output)?;
+    let lint = PathBuf::from("lint").join(&kernel.slot);
+    std::fs::remove_dir_all(paths.own_dir(&lint)?)?;
+    let output = paths.mo_dir(&lint)?;
     let rust = tracked(paths, &["*.rs"])?;
     let c = tracked(paths, &["*.c", "*.h"])?;
     let shell = tracked(paths, &["*.sh", "ci/run", ".ci/run"])?;

@@ -94,7 +94,7 @@ pub(crate) fn driver(
 
 fn build(paths: &Paths, tools: &Toolchain, kernel: &Kernel) -> Result<PathBuf> {
     let _lock = paths.lock()?;
-    let output = paths.own_dir(Path::new("modules").join(&kernel.slot))?;
+    let output = paths.mo_dir(Path::new("modules").join(&kernel.slot))?;
     let log = paths.logs("modules")?.join("build.log");
     Step::new("building the modules", log).run(tools.make(&make_args(
         paths,

@@ -53,6 +53,13 @@ impl Paths {
         self.dir(below.as_ref().join(tag(&self.checkout)))
     }
 
+    /// A directory for Kbuild's `MO=`, in one of this checkout alone. The crates lie beside `kbuild/`
+    /// in the sources, so their objects land beside this one.
+    pub(crate) fn mo_dir(&self, below: impl AsRef<Path>) -> Result<PathBuf> {
+        let own = self.own_dir(below)?;
+        self.dir(own.join("kbuild"))
+    }
+
     /// A directory of its own for the logs of one step. The oldest go.
     pub(crate) fn logs(&self, step: &str) -> Result<PathBuf> {
         let top = self.dir("logs")?;

@@ -423,7 +423,15 @@ mod tests {
     fn long_suites_run_when_asked_for() {
         assert_eq!(
             names(choose(&options(&[], false)).unwrap()),
-            ["host", "loom", "sanitizer", "hmm-tests", "gpu-selftests", "sample", "storm"]
+            [
+                "host",
+                "loom",
+                "sanitizer",
+                "hmm-tests",
+                "gpu-selftests",
+                "sample",
+                "storm"
+            ]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
         assert_eq!(
