@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads KTAP as `kselftest_harness.h` writes it.
+//! Reads KTAP as `kselftest_harness.h` and KUnit write it.
 
-/// What one program printed.
+/// What one program printed, or one suite of KUnit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream {
+    /// How far it is indented, as one is in another.
+    indent: usize,
+    /// What it says that it is about; part of the names of its cases.
+    name: Option<String>,
     /// How many results it promised.
     pub(crate) plan: Option<usize>,
     /// The results that came.
@@ -36,12 +40,23 @@ pub(crate) fn parse(text: &str) -> Vec<Stream> {
     let mut streams: Vec<Stream> = Vec::new();
     let mut remarks: Vec<&str> = Vec::new();
     for line in text.lines().map(str::trim_end) {
+        let indented = line;
+        let line = line.trim_start_matches(' ');
+        let indent = indented.len() - line.len();
         if line.starts_with("TAP version ") || line.starts_with("KTAP version ") {
-            streams.push(Stream::default());
+            streams.push(Stream {
+                indent,
+                ..Stream::default()
+            });
             remarks.clear();
             continue;
         }
-        let Some(stream) = streams.last_mut() else {
+        // Those around it go on where it ends.
+        let Some(stream) = streams
+            .iter_mut()
+            .rev()
+            .find(|stream| stream.indent == indent)
+        else {
             continue;
         };
         if let Some(plan) = line.strip_prefix("1..") {
@@ -49,17 +64,27 @@ pub(crate) fn parse(text: &str) -> Vec<Stream> {
                 .split(' ')
                 .next()
                 .and_then(|number| number.parse().ok());
-        } else if let Some(line) = result(line, &remarks) {
+        } else if let Some(name) = line.strip_prefix("# Subtest: ") {
+            stream.name = Some(name.to_owned());
+        } else if let Some(mut line) = result(line, &remarks) {
+            if let Some(name) = &stream.name {
+                line.name = format!("{name}.{}", line.name);
+            }
             stream.lines.push(line);
             remarks.clear();
         } else if let Some(remark) = line.strip_prefix("# ") {
-            // The harness frames each case; what is between says why it failed.
-            if !remark.trim_start().starts_with("RUN ") {
+            if !is_frame(remark) {
                 remarks.push(remark);
             }
         }
     }
     streams
+}
+
+/// Whether a remark frames a case; what is between says why it failed.
+fn is_frame(remark: &str) -> bool {
+    let first = remark.split_whitespace().next().unwrap_or_default();
+    first == "RUN" || first == "module:" || first.ends_with("speed:") || remark.contains(" pass:")
 }
 
 impl Stream {
@@ -151,5 +176,37 @@ mod tests {
             parse("TAP version 13\nok then\nok\nnot ok x y\nok 1\n")[0].lines,
             []
         );
+    }
+
+    #[test]
+    fn suites_of_kunit_are_streams_in_a_stream() {
+        let text = "KTAP version 1\n1..2\n    KTAP version 1\n    # Subtest: one\n    # module: m\n\
+            \x20   1..2\n    # a.speed: normal\n    ok 1 a\n    # b.rs:7: x is 1, wanted 2\n\
+            \x20   # b: ASSERTION FAILED at b.rs:1\n    Expected b()\n    not ok 2 b\n\
+            # one: pass:1 fail:1 skip:0 total:2\nnot ok 1 one\n    KTAP version 1\n    # Subtest: two\n\
+            \x20   1..1\n    ok 1 c # SKIP no c\nok 2 two\n";
+        let streams = parse(text);
+        assert!(streams.iter().all(|stream| stream.lack().is_none()));
+        let of: Vec<Vec<_>> = streams
+            .iter()
+            .map(|stream| stream.lines.iter().map(|line| &*line.name).collect())
+            .collect();
+        assert_eq!(
+            of,
+            [vec!["one", "two"], vec!["one.a", "one.b"], vec!["two.c"]]
+        );
+        assert_eq!(
+            streams[1].lines[1].result,
+            Result::Fail("b.rs:7: x is 1, wanted 2; b: ASSERTION FAILED at b.rs:1".into())
+        );
+        assert_eq!(streams[2].lines[0].result, Result::Skip("no c".into()));
+    }
+
+    #[test]
+    fn a_missing_suite_is_lacked() {
+        let streams =
+            parse("KTAP version 1\n1..2\n    KTAP version 1\n    1..1\n    ok 1 a\nok 1 s\n");
+        assert!(streams[0].lack().is_some());
+        assert!(streams[1].lack().is_none());
     }
 }

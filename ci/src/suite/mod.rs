@@ -6,6 +6,7 @@ mod fresh;
 mod gpu_selftests;
 mod hmm_tests;
 mod host;
+mod kunit;
 mod sample;
 mod storm;
 
@@ -66,6 +67,13 @@ const SUITES: &[Suite] = &[
         limits: (minutes(10), minutes(15)),
         only_full: false,
         run: host::sanitizer,
+    },
+    Suite {
+        name: "kunit",
+        about: "the helper crate in the kernel, against the real memory management",
+        limits: (minutes(15), minutes(15)),
+        only_full: false,
+        run: kunit::run,
     },
     Suite {
         name: "hmm-tests",
@@ -427,6 +435,7 @@ mod tests {
                 "host",
                 "loom",
                 "sanitizer",
+                "kunit",
                 "hmm-tests",
                 "gpu-selftests",
                 "sample",
@@ -447,7 +456,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, hmm-tests, gpu-selftests, sample, storm, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, fresh"
         );
     }
 

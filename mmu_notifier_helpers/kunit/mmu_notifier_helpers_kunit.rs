@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suites for [`mmu_notifier_helpers`] against the real memory management.
+//!
+//! The module stands where a driver stands: it uses the public interface and nothing else. The
+//! suites run when it is loaded, if KUnit is enabled (`kunit.enable=1 kunit.autorun=1`).
+//!
+//! # Layout
+//!
+//! - [`interval`]: subscriptions; [`fault`]: reading entries; [`process`]: both against a process
+//!   that forks, changes its memory, is reaped and exits.
+//! - [`ffi_recorder`]: the driver under test, which records what it is told and shown.
+//! - [`ffi_mm`]: address spaces without a process, which belong to one test alone.
+//! - [`ffi_device`], [`puppet`]: processes that make the system calls that a test asks for.
+//! - [`thread`], [`gate`], [`wait`]: other threads, and where they wait for one another.
+//!
+//! A case fails by returning an error, so that what it holds is dropped: KUnit's own assertions end
+//! the thread and leave subscriptions behind.
+
+#[macro_use]
+mod check;
+mod bindings;
+mod fault;
+mod ffi_device;
+mod ffi_hold;
+mod ffi_mm;
+mod ffi_recorder;
+mod gate;
+mod interval;
+mod per_mm;
+mod process;
+mod puppet;
+mod stage;
+mod thread;
+mod wait;
+
+use ffi_device::Suites;
+
+kernel::prelude::module! {
+    type: Suites,
+    name: "mmu_notifier_helpers_kunit",
+    authors: ["mmu_notifier_helpers maintainers"],
+    description: "KUnit suites for mmu_notifier_helpers",
+    license: "GPL",
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A process that makes the system calls that a test asks for, one after the other, and waits in the
+//! kernel in between. So a test knows at any time what the process is doing.
+//!
+//! The program is a loop around one ioctl of the module's device, which takes the result of the last
+//! call and gives the next.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    bindings::{__NR_exit_group, __NR_fork},
+    ffi_device::{expect, start, NODE},
+    wait::Waited,
+};
+use kernel::{
+    ioctl::_IOWR,
+    mm::{Mm, MmWithUser},
+    prelude::*,
+    sync::{aref::ARef, Arc},
+    task::Pid,
+};
+
+/// Does what it is told. A child opens the device anew. 57 is `fork`.
+const PROGRAM: &CStr = cr#"
+my $device = $ARGV[0];
+my ($file, $result) = (undef, 0);
+open($file, "+<", $device) or die;
+while (1) {
+    my $turn = pack("q8", $result);
+    ioctl($file, 0xc0406b00, $turn) or die;
+    my ($nr, @args) = unpack("x8 q7", $turn);
+    if ($nr == 57) {
+        $result = fork;
+        $result or open($file, "+<", $device) or die;
+    } else {
+        $result = syscall($nr, @args);
+        $result = -$! if $result == -1;
+    }
+}
+"#;
+
+/// A system call: its number and arguments.
+type Call = [i64; 7];
+
+#[derive(Default)]
+struct State {
+    process: Option<(ARef<Mm>, Pid)>,
+    call: Option<Call>,
+    is_calling: bool,
+    result: Option<i64>,
+    is_closed: bool,
+}
+
+/// What a test and its process tell each other.
+#[pin_data]
+pub(crate) struct Session {
+    #[pin]
+    state: Waited<State>,
+}
+
+impl Session {
+    /// The ioctl.
+    pub(crate) const TURN: u32 = _IOWR::<[i64; 8]>('k' as u32, 0);
+
+    fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self { state <- Waited::new(State::default()) }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The process has opened the device.
+    pub(crate) fn opened(&self, mm: &MmWithUser, pid: Pid) {
+        let mm = ARef::from(&**mm);
+        self.state.with(|state| state.process = Some((mm, pid)));
+    }
+
+    /// The process has closed the device, which it does when it exits and its memory is gone.
+    pub(crate) fn closed(&self) {
+        self.state.with(|state| state.is_closed = true);
+    }
+
+    /// Takes the result of the last call and waits for the next, deaf even to being killed.
+    pub(crate) fn turn(&self, result: i64) -> [i64; 8] {
+        self.state.with(|state| {
+            if core::mem::take(&mut state.is_calling) {
+                state.result = Some(result);
+            }
+        });
+        let [nr, a, b, c, d, e, f] = self.state.wait_uninterruptible(|state| {
+            let call = state.call.take()?;
+            state.is_calling = true;
+            Some(call)
+        });
+        [0, nr, a, b, c, d, e, f]
+    }
+}
+
+// The program has the numbers, too.
+const _: () = assert!(Session::TURN == 0xc040_6b00 && __NR_fork == 57);
+
+/// A process under test. It exits when this is dropped.
+pub(crate) struct Puppet(Arc<Session>);
+
+impl Puppet {
+    /// Starts a process.
+    pub(crate) fn start() -> Result<Self> {
+        let session = Session::new()?;
+        expect(session.clone());
+        start([c"/usr/bin/perl", c"-e", PROGRAM, NODE])?;
+        Self::meet(session)
+    }
+
+    fn meet(session: Arc<Session>) -> Result<Self> {
+        session
+            .state
+            .wait(|state| state.process.as_ref().map(|_| ()))?;
+        Ok(Self(session))
+    }
+
+    /// Lets it make a system call, without waiting for the result.
+    pub(crate) fn begin<const N: usize>(&self, nr: u32, args: [i64; N]) {
+        let mut call = [0; 7];
+        call[0] = nr.into();
+        call[1..=N].copy_from_slice(&args);
+        self.0.state.with(|state| {
+            state.result = None;
+            state.call = Some(call);
+        });
+    }
+
+    /// Waits for the result of what was begun.
+    pub(crate) fn finish(&self) -> Result<i64> {
+        let result = self.0.state.wait(|state| state.result.take())?;
+        match result {
+            errno @ -4095..=-1 => Err(Error::from_errno(errno as i32)),
+            result => Ok(result),
+        }
+    }
+
+    /// Lets it make a system call.
+    pub(crate) fn call<const N: usize>(&self, nr: u32, args: [i64; N]) -> Result<i64> {
+        self.begin(nr, args);
+        self.finish()
+    }
+
+    /// Lets it fork, and gives the child.
+    pub(crate) fn fork(&self) -> Result<Self> {
+        let session = Session::new()?;
+        expect(session.clone());
+        self.call(__NR_fork, [])?;
+        Self::meet(session)
+    }
+
+    fn process(&self) -> Result<(ARef<Mm>, Pid)> {
+        self.0.state.wait(|state| state.process.clone())
+    }
+
+    /// Its address space.
+    pub(crate) fn mm(&self) -> Result<ARef<MmWithUser>> {
+        self.process()?.0.mmget_not_zero().ok_or(ESRCH)
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> Result<Pid> {
+        Ok(self.process()?.1)
+    }
+
+    /// Waits until it has exited and let go of its memory.
+    pub(crate) fn wait_for_exit(&self) -> Result {
+        self.0.state.wait(|state| state.is_closed.then_some(()))
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        self.begin(__NR_exit_group, [0]);
+        if self.wait_for_exit().is_err() {
+            pr_err!("a process under test does not exit\n");
+        }
+    }
+}
