@@ -9,6 +9,7 @@
 //!
 //! - [`interval`]: subscriptions; [`fault`]: reading entries; [`process`]: both against a process
 //!   that forks, changes its memory, is reaped and exits.
+//! - [`dma`], with [`ffi_dma`]: DMA mapping, for devices that do not exist.
 //! - [`ffi_recorder`]: the driver under test, which records what it is told and shown.
 //! - [`ffi_mm`]: address spaces without a process, which belong to one test alone.
 //! - [`ffi_device`], [`puppet`]: processes that make the system calls that a test asks for.
@@ -20,8 +21,10 @@
 #[macro_use]
 mod check;
 mod bindings;
+mod dma;
 mod fault;
 mod ffi_device;
+mod ffi_dma;
 mod ffi_hold;
 mod ffi_mm;
 mod ffi_recorder;
