@@ -117,6 +117,9 @@ impl<'a> Request<'a> {
     /// To read the entries of `range`, the access to each page given by `accesses`, of which there
     /// must be as many as pages. The mmap lock is held: if a handler dropped it, the core would begin
     /// anew with what it has overwritten.
+    ///
+    /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, so a page
+    /// that is only looked at may be faulted in with its neighbours.
     pub const fn each(range: PageRange, accesses: &'a [Access]) -> Self {
         Self {
             wanted: Wanted::Each(accesses),
