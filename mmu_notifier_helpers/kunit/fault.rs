@@ -101,7 +101,15 @@ mod tests {
     #[test]
     fn each_page_may_be_wanted_differently() -> Outcome {
         let mm = new_mm()?;
-        let range = map(&mm, 3, Protection::ReadWrite)?;
+        // Where there is no page table, or after a page that is faulted in, the core faults in all
+        // that one page table has room for: so there is one, and the more is wanted the later.
+        let (range, behind) = (
+            PageRange::from_pages(1 << 30, 3)?,
+            PageRange::from_pages((1 << 30) + 3 * PAGE_SIZE as u64, 1)?,
+        );
+        map_over(&mm, &range)?;
+        map_over(&mm, &behind)?;
+        touch(&mm, behind.start())?;
         let notifier = watch::<0>(&mm, range)?;
         let each = [Access::Look, Access::Read, Access::Write];
         request(&*notifier, &mm, &Request::each(range, &each), 3)?;
@@ -136,7 +144,6 @@ mod tests {
         check_eq!(notifier.lock().len(), 0);
         fault(&*notifier, &mm, range, Access::Look)?;
         let shadow = notifier.lock();
-        check_eq!(shadow.page(range.start()), Some(Seen::Empty));
         check_eq!(shadow.page(range.end() - PAGE_SIZE), Some(Seen::Error));
         Ok(())
     }

@@ -7,12 +7,14 @@
 //!
 //! # Layout
 //!
-//! - [`interval`]: subscriptions; [`fault`]: reading entries; [`process`]: both against a process
-//!   that forks, changes its memory, is reaped and exits.
+//! - [`interval`] and [`per_mm`]: the two kinds of notifier; [`fault`]: reading entries; [`process`]:
+//!   all of that against a process that forks, changes its memory, is reaped and exits.
 //! - [`dma`], with [`ffi_dma`]: DMA mapping, for devices that do not exist.
-//! - [`ffi_recorder`]: the driver under test, which records what it is told and shown.
+//! - [`ffi_recorder`]: the drivers under test, which record what they are told and shown.
 //! - [`ffi_mm`]: address spaces without a process, which belong to one test alone.
 //! - [`ffi_device`], [`puppet`]: processes that make the system calls that a test asks for.
+//! - [`ledger`]: what contexts hold on to; [`stage`]: an address space with an invalidation in flight,
+//!   which [`ffi_hold`] holds up.
 //! - [`thread`], [`gate`], [`wait`]: other threads, and where they wait for one another.
 //!
 //! A case fails by returning an error, so that what it holds is dropped: KUnit's own assertions end
@@ -30,6 +32,7 @@ mod ffi_mm;
 mod ffi_recorder;
 mod gate;
 mod interval;
+mod ledger;
 mod per_mm;
 mod process;
 mod puppet;

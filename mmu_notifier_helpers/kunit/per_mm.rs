@@ -12,34 +12,30 @@ mod tests {
         check::Outcome,
         ffi_hold::Hold,
         ffi_mm::{
-            count, map, map_over, module_references, new_mm, synchronize, touch, unmap, users,
-            write, Protection::ReadWrite,
+            count, map, map_over, new_mm, synchronize, touch, unmap, users, write,
+            Protection::ReadWrite,
         },
         ffi_recorder::{attach, attach_with, fault, request, Context, Recorder},
         gate::Gate,
+        ledger::{contexts, Ledger},
         stage::{pages, Stage},
         thread::Thread,
+        wait::PATIENCE,
     };
     use kernel::{prelude::*, time::Delta};
     use mmu_notifier_helpers::{
         fault::{Access, Request},
         mirror::Subscription,
-        notifier::PerMmMirror,
         range::{Event, PageRange},
     };
 
-    /// How many contexts of the first driver there are, those included that are going away.
-    fn contexts() -> usize {
-        Recorder::<1>::registry().contexts()
-    }
-
     #[test]
     fn a_context_is_made_once_and_found_again() -> Outcome {
+        let ledger = Ledger::open()?;
         let mm = new_mm()?;
-        let references = module_references();
         for _ in 0..2 {
             let context = Context::<1>::get(&mm)?;
-            check_eq!((contexts(), module_references()), (1, references + 1));
+            check_eq!((contexts(), ledger.references()), (1, 1));
             check_eq!((users(&mm), count(&mm)), (1, 2));
             check!(core::ptr::eq(context.mm().as_raw(), mm.as_raw()));
 
@@ -47,17 +43,16 @@ mod tests {
             check!(core::ptr::eq(&*again, &*context));
             drop(context);
             synchronize();
-            check_eq!((contexts(), module_references()), (1, references + 1));
+            check_eq!((contexts(), ledger.references()), (1, 1));
             drop(again);
-            synchronize();
-            check_eq!((contexts(), module_references()), (0, references));
-            check_eq!((users(&mm), count(&mm)), (1, 1));
+            ledger.balance([&mm])?;
         }
         Ok(())
     }
 
     #[test]
     fn the_last_reference_may_go_in_another_task() -> Outcome {
+        let ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 2, ReadWrite)?;
         let context = Context::<1>::get(&mm)?;
@@ -65,17 +60,14 @@ mod tests {
         drop(context);
         fault(&mirror, &mm, range, Access::Write)?;
         Thread::spawn(move || drop(mirror))?.join()?;
-        synchronize();
-        check_eq!(contexts(), 0);
-        check_eq!((users(&mm), count(&mm)), (1, 1));
-        Ok(())
+        ledger.balance([&mm])
     }
 
     #[test]
     fn a_context_that_goes_away_keeps_the_module() -> Outcome {
+        let ledger = Ledger::open()?;
         let (mm, busy) = (new_mm()?, new_mm()?);
         let range = map(&busy, 1, ReadWrite)?;
-        let references = module_references();
         let context = Context::<1>::get(&mm)?;
 
         // Callbacks that are under way anywhere put off what frees contexts.
@@ -85,24 +77,22 @@ mod tests {
         let unmapping = Thread::spawn(move || unmap(&their_mm, &range))?;
         gate.wait_for_arrival()?;
         drop(context);
-        check_eq!((contexts(), module_references()), (1, references + 1));
+        check_eq!((contexts(), ledger.references()), (1, 1));
         // There is another one for who asks now.
         let new = Context::<1>::get(&mm)?;
-        check_eq!((contexts(), module_references()), (2, references + 2));
+        check_eq!((contexts(), ledger.references()), (2, 2));
         drop(new);
         check_eq!(contexts(), 2);
 
         gate.open();
         unmapping.join()??;
         drop(hold);
-        synchronize();
-        check_eq!((contexts(), module_references()), (0, references));
-        check_eq!((users(&mm), count(&mm)), (1, 1));
-        Ok(())
+        ledger.balance([&mm])
     }
 
     #[test]
     fn two_drivers_share_an_address_space() -> Outcome {
+        let ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 4, ReadWrite)?;
         let (one, other) = (Context::<1>::get(&mm)?, Context::<2>::get(&mm)?);
@@ -124,13 +114,12 @@ mod tests {
         unmap(&mm, &lost)?;
         check_eq!(second.lock().last_zap(), Some((lost, Event::Unmap, true)));
         drop((second, other));
-        synchronize();
-        check_eq!((users(&mm), count(&mm)), (1, 1));
-        Ok(())
+        ledger.balance([&mm])
     }
 
     #[test]
     fn a_driver_tells_two_address_spaces_apart() -> Outcome {
+        let ledger = Ledger::open()?;
         let (one, other) = (new_mm()?, new_mm()?);
         let range = map(&one, 2, ReadWrite)?;
         // The same addresses in both.
@@ -151,13 +140,12 @@ mod tests {
         check_eq!(first.lock().counts(), (0, 1));
         check_eq!(second.lock().counts(), (2, 0));
         drop((first, second, contexts_of));
-        synchronize();
-        check_eq!((contexts(), count(&one), count(&other)), (0, 1, 1));
-        Ok(())
+        ledger.balance([&one, &other])
     }
 
     #[test]
     fn mirrors_come_and_go() -> Outcome {
+        let ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 4, ReadWrite)?;
         let context = Context::<1>::get(&mm)?;
@@ -181,14 +169,15 @@ mod tests {
         check!(mirrors.iter().all(|mirror| mirror.lock().last_zap() == zap));
         check_eq!(new.lock().counts(), (2, 1));
         check!(mirrors.iter().all(|mirror| mirror.lock().len() == 2));
-        Ok(())
+        drop((new, mirrors, context));
+        ledger.balance([&mm])
     }
 
     #[test]
     fn exit_empties_mirrors_for_good() -> Outcome {
+        let ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 2, ReadWrite)?;
-        let references = module_references();
         let context = Context::<1>::get(&mm)?;
         let (one, other) = (attach(&context)?, attach(&context)?);
         fault(&one, &mm, range, Access::Write)?;
@@ -204,15 +193,14 @@ mod tests {
         check_eq!((users(context.mm()), count(context.mm())), (0, 1));
         check!(one.mm().mmget_not_zero().is_none());
         check_eq!(attach(&context).err(), Some(ESRCH));
-        check_eq!(module_references(), references + 1);
+        check_eq!(ledger.references(), 1);
         drop((one, other, context));
-        synchronize();
-        check_eq!((contexts(), module_references()), (0, references));
-        Ok(())
+        ledger.balance([])
     }
 
     #[test]
     fn a_context_is_not_made_during_an_invalidation() -> Outcome {
+        let _ledger = Ledger::open()?;
         let stage = Stage::new(1)?;
         let invalidating = stage.invalidate(&stage.range)?;
         let (mm, gate) = (stage.mm.clone(), stage.gate.clone());
@@ -235,6 +223,7 @@ mod tests {
 
     #[test]
     fn a_mirror_attached_during_an_invalidation_waits_for_it() -> Outcome {
+        let _ledger = Ledger::open()?;
         let stage = Stage::new(2)?;
         let context = Context::<1>::get(&stage.mm)?;
         let (first, second) = (pages(&stage.range, 0, 1)?, pages(&stage.range, 1, 1)?);
@@ -254,7 +243,7 @@ mod tests {
         check_eq!(request(&late, &stage.mm, &impatient, 1), Err(EBUSY));
         let (mm, gate) = (stage.mm.clone(), stage.gate.clone());
         let reading = Thread::spawn(move || -> Result<_> {
-            let patient = Request::new(first, Access::Write).with_timeout(crate::wait::PATIENCE);
+            let patient = Request::new(first, Access::Write).with_timeout(PATIENCE);
             request(&late, &mm, &patient, 1)?;
             Ok((late, gate.was_passed()))
         })?;
@@ -270,6 +259,7 @@ mod tests {
 
     #[test]
     fn a_fault_collides_with_what_comes_after_it_began() -> Outcome {
+        let _ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 2, ReadWrite)?;
         let context = Context::<1>::get(&mm)?;
@@ -288,6 +278,7 @@ mod tests {
 
     #[test]
     fn after_some_collisions_others_are_held_off() -> Outcome {
+        let _ledger = Ledger::open()?;
         let mm = new_mm()?;
         let range = map(&mm, 1, ReadWrite)?;
         touch(&mm, range.start())?;

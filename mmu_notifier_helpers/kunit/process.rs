@@ -15,13 +15,14 @@ mod tests {
         ffi_mm::users,
         ffi_recorder::{attach_with, fault, watch, Context, Notifier, Recorder, Seen},
         gate::Gate,
+        ledger::{contexts, Ledger},
         puppet::Puppet,
     };
     use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc};
     use mmu_notifier_helpers::{
         fault::Access,
         mirror::Subscription,
-        notifier::{Attachment, PerMmMirror},
+        notifier::Attachment,
         range::{Event, PageRange},
     };
 
@@ -233,15 +234,15 @@ mod tests {
 
     #[test]
     fn a_child_has_no_context() -> Outcome {
+        let _ledger = Ledger::open()?;
         let (puppet, range) = process(4)?;
         let mirror = context(&puppet, range)?;
-        let contexts = Recorder::<1>::registry().contexts();
         let child = puppet.fork()?;
         // The parent's pages are shared from now on, so the device may not write to them.
         check_eq!(mirror.lock().len(), 0);
         let protect = (range, Event::ProtectionPage, true);
         check_eq!(mirror.lock().last_zap(), Some(protect));
-        check_eq!(Recorder::<1>::registry().contexts(), contexts);
+        check_eq!(contexts(), 1);
 
         let mm = puppet.mm()?;
         fault(&mirror, &mm, range, Access::Write)?;
@@ -252,13 +253,14 @@ mod tests {
         check_eq!(mirror.lock().counts(), (4, zaps));
 
         let of_child = Context::<1>::get(&child_mm)?;
-        check_eq!(Recorder::<1>::registry().contexts(), contexts + 1);
+        check_eq!(contexts(), 2);
         check!(!core::ptr::eq(&*of_child, mirror.per_mm()));
         Ok(())
     }
 
     #[test]
     fn exit_empties_a_context() -> Outcome {
+        let _ledger = Ledger::open()?;
         let (puppet, range) = process(4)?;
         let mirror = context(&puppet, range)?;
         drop(puppet);
@@ -272,6 +274,7 @@ mod tests {
 
     #[test]
     fn a_context_refuses_no_invalidation() -> Outcome {
+        let _ledger = Ledger::open()?;
         let (puppet, range) = process(4)?;
         // Another notifier refuses, before and after ours is asked: nothing may stay in flight.
         let mm = puppet.mm()?;

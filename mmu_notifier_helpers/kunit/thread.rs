@@ -6,14 +6,12 @@
 
 use crate::{
     ffi_mm::is_asleep,
-    wait::{Waited, PATIENCE},
+    wait::{eventually, Waited},
 };
 use kernel::{
-    io::poll::read_poll_timeout,
     prelude::*,
     sync::{aref::ARef, Arc},
     task::Task,
-    time::Delta,
     workqueue,
 };
 
@@ -47,12 +45,9 @@ impl<R: Send + Unpin + 'static> Thread<R> {
     pub(crate) fn wait_until_it_sleeps(&self) -> Result<bool> {
         let task = self.0.wait(|state| state.task.clone())?;
         let has_ended = || self.0.with(|state| state.result.is_some());
-        read_poll_timeout(
-            || Ok((has_ended(), is_asleep(&task))),
-            |(ended, asleep)| *ended || *asleep,
-            Delta::from_millis(1),
-            PATIENCE,
-        )?;
+        if !eventually(|| has_ended() || is_asleep(&task)) {
+            return Err(ETIMEDOUT);
+        }
         Ok(!has_ended())
     }
 

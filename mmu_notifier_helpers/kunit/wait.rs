@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use kernel::{
+    io::poll::read_poll_timeout,
     prelude::*,
     sync::{CondVar, CondVarTimeoutResult, Mutex},
     time::{msecs_to_jiffies, Delta},
@@ -13,6 +14,12 @@ use kernel::{
 /// How long anything is waited for that must happen: enough for a loaded machine without hardware
 /// virtualisation. Passing cases do not wait for it.
 pub(crate) const PATIENCE: Delta = Delta::from_secs(60);
+
+/// Waits until `condition` holds, and tells whether it does.
+pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
+    let (step, holds) = (Delta::from_millis(1), |held: &bool| *held);
+    read_poll_timeout(|| Ok(condition()), holds, step, PATIENCE).is_ok()
+}
 
 /// State that threads change and wait for.
 #[pin_data]

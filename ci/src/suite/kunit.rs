@@ -31,8 +31,9 @@ report() {
     number=$((number + 1))
     [ "$1" -eq 0 ] && echo "ok $number $2" || echo "not ok $number $2"
 }
+dmesg --clear
 insmod "$1"; loaded=$?
-dmesg --notime | sed -n '/^KTAP version/,$p'
+dmesg --notime
 echo KTAP version 1
 echo 1..4
 report $loaded "load the suites"
