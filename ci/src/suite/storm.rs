@@ -39,11 +39,14 @@ const LONG: u32 = 3000;
 const COLLIDING: f64 = 1.5;
 /// What part of C's time a fault may take then, for the slowest in a hundred.
 const P99_GOAL: f64 = 0.5;
+/// How much more is let pass on the debug kernel, whose checks take most of the time, measured for a
+/// second on a machine that does other things: a regression still fails.
+const DEBUG_MARGIN: f64 = 1.5;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
-    storm(context, Kind::Debug, 2, LENGTH, "")?;
+    storm(context, Kind::Debug, 2, LENGTH, DEBUG_MARGIN, "")?;
     if context.full {
-        storm(context, Kind::Release, 4, LONG, "release: ")?;
+        storm(context, Kind::Release, 4, LONG, 1.0, "release: ")?;
     }
     Ok(())
 }
@@ -54,6 +57,7 @@ fn storm(
     kind: Kind,
     cpus: u32,
     length: u32,
+    margin: f64,
     prefix: &str,
 ) -> Result<()> {
     let kernel = context.kernel(kind)?;
@@ -76,7 +80,11 @@ fn storm(
         kernel.name,
         table(&storms)
     );
-    for (name, goal) in storms.iter().flat_map(goals) {
+    if let Some(ratio) = p99(&storms) {
+        println!("p99 of the unrelated storms in which C collides, Rust / C: {ratio:.2}");
+    }
+    let p99 = p99_goal(&storms, margin);
+    for (name, goal) in storms.iter().flat_map(goals).chain([p99]) {
         context
             .cases
             .push(Case::new(format!("{prefix}{name}"), goal));
@@ -241,7 +249,7 @@ fn table(storms: &[Storm]) -> Table {
 
 /// What Rust must do better than C, or as well as can be.
 fn goals(storm: &Storm) -> Vec<(String, Verdict)> {
-    let Storm { name, c, rust } = storm;
+    let Storm { name, rust, .. } = storm;
     let name = name.replace('.', ", ");
     let verdict = |good: bool, cause: String| {
         if good {
@@ -250,32 +258,51 @@ fn goals(storm: &Storm) -> Vec<(String, Verdict)> {
             Verdict::Fail(cause)
         }
     };
-    if name.ends_with(", same") {
-        let busy = rust.count("busy");
-        let goal = verdict(
+    let busy = rust.count("busy");
+    let mut goals = vec![(
+        format!("{name}: no EBUSY"),
+        verdict(
             busy == 0,
             format!("{busy} of {} ioctls", rust.count("ioctls")),
-        );
-        return vec![(format!("{name}: no EBUSY"), goal)];
+        ),
+    )];
+    if name.ends_with(", same") {
+        return goals;
     }
     let (calls, counted) = (rust.count("calls"), rust.count("counted"));
     let collisions = rust.count("retries");
     let once = verdict(
-        calls == counted && collisions == 0,
+        calls <= counted && collisions == 0,
         format!("{calls} reads of page tables for {counted} ioctls, {collisions} repeated"),
     );
-    let p99 = if c.reads() < COLLIDING {
-        Verdict::Skip(format!(
-            "there is nothing to gain, C reads page tables less than {COLLIDING} times per ioctl"
-        ))
-    } else {
-        let ratio = storm.ratio("p99");
-        verdict(ratio <= P99_GOAL, format!("it is {ratio:.2} of C's"))
+    goals.push((format!("{name}: no fault is repeated"), once));
+    goals
+}
+
+/// What part of C's time the slowest fault in a hundred takes: the geometric mean over the unrelated
+/// storms in which C collides, as one storm alone says more of the host than of the drivers.
+fn p99(storms: &[Storm]) -> Option<f64> {
+    let ratios: Vec<f64> = storms
+        .iter()
+        .filter(|storm| storm.name.ends_with(".unrelated") && storm.c.reads() >= COLLIDING)
+        .map(|storm| storm.ratio("p99").ln())
+        .collect();
+    (!ratios.is_empty()).then(|| (ratios.iter().sum::<f64>() / ratios.len() as f64).exp())
+}
+
+/// Whether [`p99`] is what it should be.
+fn p99_goal(storms: &[Storm], margin: f64) -> (String, Verdict) {
+    let verdict = match p99(storms) {
+        Some(ratio) if ratio <= P99_GOAL * margin => Verdict::Pass,
+        Some(ratio) => Verdict::Fail(format!("it is {ratio:.2} of C's")),
+        None => Verdict::Fail(format!(
+            "C reads page tables less than {COLLIDING} times per ioctl in every storm"
+        )),
     };
-    vec![
-        (format!("{name}: no fault is repeated"), once),
-        (format!("{name}: p99 at most half of C's"), p99),
-    ]
+    (
+        format!("unrelated storms: p99 at most {P99_GOAL} of C's"),
+        verdict,
+    )
 }
 
 #[cfg(test)]
@@ -328,7 +355,10 @@ mod tests {
         let c = || turn(30, 0, 9, 100);
         let with = |rust: String| names_of_failed(c() + &rust + &rust + &c());
         assert_eq!(with(turn(10, 0, 0, 50)), [""; 0]);
-        assert_eq!(with(turn(10, 0, 1, 50)), ["fork, same: no EBUSY"]);
+        assert_eq!(
+            with(turn(10, 0, 1, 50)),
+            ["fork, same: no EBUSY", "fork, unrelated: no EBUSY"]
+        );
         assert_eq!(
             with(turn(11, 0, 0, 50)),
             ["fork, unrelated: no fault is repeated"]
@@ -337,17 +367,17 @@ mod tests {
             with(turn(10, 1, 0, 50)),
             ["fork, unrelated: no fault is repeated"]
         );
-        assert_eq!(
-            with(turn(10, 0, 0, 51)),
-            ["fork, unrelated: p99 at most half of C's"]
-        );
     }
 
     #[test]
-    fn where_c_does_not_collide_its_time_is_no_measure() {
-        let c = turn(11, 0, 0, 100);
-        let rust = turn(10, 0, 0, 100);
-        let verdicts = verdicts(c.clone() + &rust + &rust + &c);
-        assert!(matches!(verdicts[2].1, Verdict::Skip(_)), "{verdicts:?}");
+    fn the_slowest_are_judged_over_all_storms() {
+        let goal = |reads, p99| {
+            let (c, rust) = (turn(reads, 0, 0, 100), turn(10, 0, 0, p99));
+            p99_goal(&compare(&(c.clone() + &rust + &rust + &c)).unwrap(), 1.0).1
+        };
+        assert_eq!(goal(30, 50), Verdict::Pass);
+        assert_eq!(goal(30, 51), Verdict::Fail("it is 0.51 of C's".into()));
+        // Where C does not collide its time is no measure.
+        assert!(matches!(goal(11, 50), Verdict::Fail(_)));
     }
 }
