@@ -62,7 +62,7 @@ impl MiscDevice for File {
     /// - `EINVAL`: the range is none (not aligned, empty, overflowing), the request is unknown, or
     ///   `SNAPSHOT` finds the mirrored process gone.
     /// - `EPERM`: the device may not write there.
-    /// - `EBUSY`: the range kept being invalidated for a second.
+    /// - `EBUSY`: a page kept being invalidated for a second, or `SNAPSHOT`'s range did.
     /// - `EINTR`: the caller is being killed.
     /// - `ENOMEM`.
     /// - `EOPNOTSUPP`: the request needs device memory.

@@ -22,6 +22,7 @@ use kernel::{
     page::PAGE_SHIFT,
     prelude::*,
     sync::{atomic::Atomic, Arc},
+    time::Delta,
 };
 use mmu_notifier_helpers::{
     fault::{Access, Buffer, Request},
@@ -127,6 +128,10 @@ fn tail(range: &PageRange, pages: usize) -> Option<PageRange> {
     )
 }
 
+/// How long a fault of several pages may collide before it is made smaller. One of a page has all the
+/// time that the helper crate gives it.
+const PATIENCE: Delta = Delta::from_millis(200);
+
 /// Lets the device work on one range, page faults included.
 pub(crate) struct Walker<'a> {
     space: &'a AddressSpace,
@@ -139,6 +144,8 @@ pub(crate) struct Walker<'a> {
 struct Faulter {
     buffer: Buffer,
     reserve: Reserve<Entry>,
+    /// How many pages are faulted in at once, at most.
+    most: usize,
     /// Where the last range that was faulted in ended.
     end: Option<usize>,
 }
@@ -186,6 +193,9 @@ impl<'a> Walker<'a> {
 
     /// Faults in the rest of the leaf at `addr`, as far as the walk goes, and calls `then` with the
     /// page table when all of it is mapped.
+    ///
+    /// All of it must be there at one time. While somebody keeps taking it away that may never be, so
+    /// the walk makes do with half as much each time that it takes too long, down to a page.
     fn fault(
         &mut self,
         addr: usize,
@@ -198,6 +208,7 @@ impl<'a> Walker<'a> {
             none => none.insert(Faulter {
                 buffer: Buffer::new(self.range.pages().min(LEAF_PAGES), GFP_KERNEL)?,
                 reserve: Reserve::default(),
+                most: LEAF_PAGES,
                 end: None,
             }),
         };
@@ -208,9 +219,20 @@ impl<'a> Walker<'a> {
 
         // C's READ and WRITE hold on to the mmap lock, so that they fail where a handler must drop
         // it (userfaultfd), with a stack dump in the log of a kernel with DEBUG_VM.
-        let request = Request::droppable(range, access);
         let (buffer, reserve) = (&mut faulter.buffer, &mut faulter.reserve);
-        let table = self.space.fault(&mm, &request, buffer, reserve)?;
+        let (range, table) = loop {
+            let part = range.chunks(faulter.most).next().ok_or(EINVAL)?;
+            let patient = Request::droppable(part, access);
+            let request = match part.pages() {
+                1 => patient,
+                _ => patient.with_timeout(PATIENCE),
+            };
+            match self.space.fault(&mm, &request, buffer, reserve) {
+                Err(EBUSY) if part.pages() > 1 => faulter.most = part.pages() / 2,
+                result => break (part, result?),
+            }
+        };
+        faulter.most = LEAF_PAGES.min(2 * faulter.most);
         then(&table);
         drop(table);
 
