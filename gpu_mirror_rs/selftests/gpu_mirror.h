@@ -6,14 +6,17 @@
 #ifndef _GPU_MIRROR_H
 #define _GPU_MIRROR_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -286,8 +289,18 @@ static inline bool gate_wait(struct gate *gate)
 {
 	char byte;
 
-	close(gate->in);
+	if (gate->in >= 0)
+		close(gate->in);
+	gate->in = -1;
 	return read(gate->out, &byte, 1) == 1;
+}
+
+/* The same, but it fails too if the gate is shut for so long. */
+static inline bool gate_wait_for(struct gate *gate, int milliseconds)
+{
+	struct pollfd out = { .fd = gate->out, .events = POLLIN };
+
+	return poll(&out, 1, milliseconds) == 1 && gate_wait(gate);
 }
 
 static inline pid_t start_child(void)
@@ -390,6 +403,7 @@ static inline void trap_release(struct trap *trap, __u64 tag)
 	fill(from, trap->npages, tag);
 	if (ioctl(trap->uffd, UFFDIO_COPY, &copy))
 		die("UFFDIO_COPY");
+	unmap(from, trap->npages);
 }
 
 /* A command in a thread of its own. */
@@ -420,6 +434,98 @@ static inline int command_end(struct command *c)
 {
 	pthread_join(c->thread, NULL);
 	return c->ret;
+}
+
+/*
+ * What the driver counts, for each device and below that for each mirror, in a
+ * directory that is named for the process that opened it and a number.
+ */
+#define DRIVER		"gpu_mirror_rs"
+#define NO_COUNTERS	"no counters: no debugfs, or not the driver " DRIVER
+
+struct counters {
+	char dir[96];
+};
+
+static inline struct counters device_counters(int unit)
+{
+	struct counters counters;
+
+	snprintf(counters.dir, sizeof(counters.dir), "/sys/kernel/debug/" DRIVER "/hmm_dmirror%d",
+		 unit);
+	return counters;
+}
+
+static inline bool counters_exist(const struct counters *counters)
+{
+	return !access(counters->dir, F_OK);
+}
+
+static inline __u64 counter(const struct counters *counters, const char *name)
+{
+	char path[128], text[32] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", counters->dir, name);
+	fd = open(path, O_RDONLY);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		die(path);
+	close(fd);
+	return strtoull(text, NULL, 10);
+}
+
+/*
+ * How many mirrors a process has opened on a device that are open yet. The
+ * newest has the highest number, and its counters go to @newest.
+ */
+static inline int count_mirrors(int unit, pid_t pid, struct counters *newest)
+{
+	struct counters device = device_counters(unit);
+	unsigned long long number, highest = 0;
+	struct dirent *entry;
+	int opener, n = 0;
+	DIR *dir;
+
+	dir = opendir(device.dir);
+	if (!dir)
+		die(device.dir);
+	while ((entry = readdir(dir))) {
+		if (sscanf(entry->d_name, "%d-%llu", &opener, &number) != 2 || opener != pid)
+			continue;
+		if (!n++ || number > highest)
+			highest = number;
+	}
+	closedir(dir);
+	if (n && newest)
+		snprintf(newest->dir, sizeof(newest->dir), "%.64s/%d-%llu", device.dir, pid,
+			 highest);
+	return n;
+}
+
+/*
+ * Whether nobody uses the driver's module any more. What a mirror leaves behind
+ * holds on to it until all callbacks have ended that may have seen it; that is
+ * nothing to wait for but by looking again.
+ */
+static inline bool module_is_released(void)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+	int looks;
+
+	for (looks = 0; looks < 3000; looks++) {
+		int fd = open("/sys/module/" DRIVER "/refcnt", O_RDONLY);
+		char refs[16] = "";
+
+		if (fd < 0)
+			return true;
+		if (read(fd, refs, sizeof(refs) - 1) <= 0)
+			die("refcnt");
+		close(fd);
+		if (!atoi(refs))
+			return true;
+		nanosleep(&pause, NULL);
+	}
+	return false;
 }
 
 #endif /* _GPU_MIRROR_H */

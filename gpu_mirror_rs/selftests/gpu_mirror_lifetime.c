@@ -38,7 +38,7 @@ FIXTURE_TEARDOWN(lifetime)
 	EXPECT_EQ(0, self->fd < 0 ? 0 : close(self->fd));
 }
 
-TEST_F(lifetime, opens_a_thousand_times)
+TEST_F_TIMEOUT(lifetime, opens_a_thousand_times, 120)
 {
 	void *mem = map(1, RW, PRIVATE);
 	void *data = map(1, RW, PRIVATE);
@@ -111,9 +111,12 @@ TEST_F(lifetime, inherited_descriptor_sees_parent)
 	EXPECT_TRUE(holds(mem, 0, 33, NEW_DATA));
 }
 
-static void expect_outlived(struct __test_metadata *_metadata, int fd)
+/*
+ * The mirrored memory is gone, from the device too: what it had of @mem, where
+ * this process has memory of its own, and of any other.
+ */
+static void expect_outlived(struct __test_metadata *_metadata, int fd, void *mem)
 {
-	void *mem = map(2, RW, PRIVATE);
 	void *data = map(2, RW, PRIVATE);
 	size_t i;
 
@@ -144,7 +147,7 @@ TEST_F(lifetime, descriptor_outlives_its_memory)
 		if (start_child())
 			_exit(0);
 		ASSERT_TRUE(gate_wait(&orphaned));
-		expect_outlived(_metadata, fd);
+		expect_outlived(_metadata, fd, mem);
 		ASSERT_EQ(0, close(fd));
 		gate_open(&done);
 		_exit(0);
@@ -175,7 +178,7 @@ TEST_F(lifetime, memory_ends_under_transfer)
 			gate_open(&working);
 		}
 		ASSERT_EQ(-EFAULT, ret);
-		expect_outlived(_metadata, fd);
+		expect_outlived(_metadata, fd, mem);
 		gate_open(&done);
 		_exit(0);
 	}
@@ -186,12 +189,118 @@ TEST_F(lifetime, memory_ends_under_transfer)
 	ASSERT_TRUE(gate_wait(&done));
 }
 
+/* The mirror ends in another process than it began in, while its memory lives on. */
+TEST_F(lifetime, closes_in_another_process)
+{
+	void *mem = map(33, RW, PRIVATE);
+	void *data = map(33, RW, PRIVATE);
+	int i;
+
+	fill(mem, 33, OLD_DATA);
+	for (i = 0; i < 10; i++) {
+		struct gate closed = gate();
+		pid_t pid = start_child();
+
+		if (!pid) {
+			ASSERT_TRUE(gate_wait(&closed));
+			ASSERT_EQ(0, device_read(self->fd, mem, data, 33));
+			ASSERT_TRUE(holds(data, 0, 33, OLD_DATA));
+			ASSERT_EQ(0, close(self->fd));
+			_exit(0);
+		}
+		EXPECT_EQ(0, close(self->fd));
+		gate_open(&closed);
+		/* The old mirror may end before, after or while the new one begins. */
+		self->fd = device_open(variant->unit);
+		ASSERT_LE(0, self->fd);
+		ASSERT_EQ(0, device_read(self->fd, mem, data, 33));
+		ASSERT_EQ(0, wait_child(pid));
+		ASSERT_TRUE(holds(data, 0, 33, OLD_DATA));
+		ASSERT_TRUE(device_works(self->fd));
+		close(closed.in);
+		close(closed.out);
+	}
+}
+
+static void *open_and_close(void *arg)
+{
+	void *mem = map(3, RW, PRIVATE);
+	void *data = map(3, RW, PRIVATE);
+	intptr_t failures = 0;
+	int i, unit = *(int *)arg;
+
+	for (i = 0; i < 50; i++) {
+		int fd = device_open((unit + i) % 2);
+
+		fill(mem, 3, i + 1);
+		failures += fd < 0 || device_read(fd, mem, data, 3) || !holds(data, 0, 3, i + 1);
+		advise(mem, 3, MADV_DONTNEED);
+		failures += device_read(fd, mem, data, 3) || !is_zero(data, 3);
+		failures += !!close(fd);
+	}
+	return (void *)failures;
+}
+
+/*
+ * What mirrors of one memory share begins with the first and ends with the last,
+ * again and again: no descriptor stays open meanwhile.
+ */
+TEST_F_TIMEOUT(lifetime, threads_open_and_close, 120)
+{
+	int unit = variant->unit;
+	pthread_t threads[4];
+	void *failures;
+	size_t i;
+
+	EXPECT_EQ(0, close(self->fd));
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		threads[i] = start_thread(open_and_close, &unit);
+	for (i = 0; i < ARRAY_SIZE(threads); i++) {
+		pthread_join(threads[i], &failures);
+		EXPECT_EQ(NULL, failures);
+	}
+	EXPECT_TRUE(module_is_released());
+	self->fd = device_open(variant->unit);
+	EXPECT_TRUE(device_works(self->fd));
+}
+
+TEST_F(lifetime, many_processes_open_at_once)
+{
+	struct gate opened = gate(), all = gate();
+	pid_t pid[32];
+	size_t i;
+
+	EXPECT_EQ(0, close(self->fd));
+	for (i = 0; i < ARRAY_SIZE(pid); i++) {
+		pid[i] = start_child();
+		if (!pid[i]) {
+			int fd = device_open(i % 2);
+
+			ASSERT_LE(0, fd);
+			gate_open(&opened);
+			/* All together when the other end is closed. */
+			gate_wait(&all);
+			ASSERT_TRUE(device_works(fd));
+			/* Half of them leave that to their end. */
+			_exit(i % 4 < 2 ? close(fd) : 0);
+		}
+	}
+	for (i = 0; i < ARRAY_SIZE(pid); i++)
+		ASSERT_TRUE(gate_wait(&opened));
+	close(all.in);
+	for (i = 0; i < ARRAY_SIZE(pid); i++)
+		EXPECT_EQ(0, wait_child(pid[i]));
+	EXPECT_TRUE(module_is_released());
+	self->fd = device_open(variant->unit);
+	EXPECT_TRUE(device_works(self->fd));
+}
+
 /* What the image that is executed below does with the descriptor it is left. */
 static int run_after_exec(int fd)
 {
 	struct __test_metadata meta = { .name = "after_exec" }, *_metadata = &meta;
 
-	expect_outlived(_metadata, fd);
+	expect_outlived(_metadata, fd, map(2, RW, PRIVATE));
 	return meta.exit_code;
 }
 
@@ -214,6 +323,18 @@ TEST_F(lifetime, descriptor_stays_open_over_exec)
 	EXPECT_EQ(0, wait_child(pid));
 }
 
+/* A command on fresh memory and with fresh data, for traps to be set there. */
+static struct command prepare(int fd, unsigned long request, size_t npages)
+{
+	return (struct command) {
+		.fd = fd,
+		.request = request,
+		.addr = map(npages, RW, PRIVATE),
+		.ptr = map(npages, RW, PRIVATE),
+		.npages = npages,
+	};
+}
+
 /* Starts @c, whose data or memory is in @trap, and returns when it is in there. */
 static void start_into_trap(struct command *c, struct trap *trap)
 {
@@ -223,12 +344,9 @@ static void start_into_trap(struct command *c, struct trap *trap)
 
 TEST_F(lifetime, closes_under_transfer)
 {
-	struct command c = { self->fd, HMM_DMIRROR_READ_UNLOCKED };
+	struct command c = prepare(self->fd, HMM_DMIRROR_READ_UNLOCKED, 3);
 	struct trap trap;
 
-	c.addr = map(3, RW, PRIVATE);
-	c.ptr = map(3, RW, PRIVATE);
-	c.npages = 3;
 	if (!trap_set(&trap, c.addr, 3))
 		SKIP(return, NO_USERFAULTFD);
 	start_into_trap(&c, &trap);
@@ -243,12 +361,9 @@ TEST_F(lifetime, closes_under_transfer)
 /* A fault that sleeps reads nothing that is gone by the time it ends. */
 TEST_F(lifetime, fault_sees_change_while_it_sleeps)
 {
-	struct command c = { self->fd, HMM_DMIRROR_READ_UNLOCKED };
+	struct command c = prepare(self->fd, HMM_DMIRROR_READ_UNLOCKED, 4);
 	struct trap trap;
 
-	c.addr = map(4, RW, PRIVATE);
-	c.ptr = map(4, RW, PRIVATE);
-	c.npages = 4;
 	fill(c.addr, 3, OLD_DATA);
 	if (!trap_set(&trap, page_at(c.addr, 3), 1))
 		SKIP(return, NO_USERFAULTFD);
@@ -270,12 +385,9 @@ TEST_F(lifetime, waits_for_user_space)
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(transfers); i++) {
-		struct command c = { self->fd, transfers[i] };
+		struct command c = prepare(self->fd, transfers[i], 3);
 		struct trap trap;
 
-		c.addr = map(3, RW, PRIVATE);
-		c.ptr = map(3, RW, PRIVATE);
-		c.npages = 3;
 		fill(c.ptr, 3, NEW_DATA);
 		if (!trap_set(&trap, c.addr, 3))
 			SKIP(return, NO_USERFAULTFD);
@@ -300,13 +412,10 @@ TEST_F(lifetime, data_does_not_hold_memory)
 
 	if (!start_child()) {
 		struct gate trapped = gate(), ended = gate();
-		struct command c = { device_open(variant->unit), HMM_DMIRROR_READ };
+		struct command c = prepare(device_open(variant->unit), HMM_DMIRROR_READ, 1);
 		struct trap trap;
 		unsigned char prot;
 
-		c.addr = map(1, RW, PRIVATE);
-		c.ptr = map(1, RW, PRIVATE);
-		c.npages = 1;
 		fill(c.addr, 1, OLD_DATA);
 		if (start_child()) {
 			close(good.in);
@@ -327,6 +436,40 @@ TEST_F(lifetime, data_does_not_hold_memory)
 	EXPECT_TRUE(gate_wait(&good));
 }
 
+/*
+ * The opener ends while the device faults in its memory for another process. The
+ * memory stays for that, and the device is the one to give it up.
+ */
+TEST_F(lifetime, device_is_the_last_user_of_memory)
+{
+	struct gate good = gate();
+
+	if (!start_child()) {
+		struct command c = prepare(device_open(variant->unit), HMM_DMIRROR_READ, 3);
+		struct gate trapped = gate(), ended = gate();
+		struct trap trap;
+
+		if (!trap_set(&trap, c.addr, 3))
+			_exit(1);
+		if (start_child()) {
+			close(good.in);
+			/* As above. */
+			_exit(!gate_wait(&trapped));
+		}
+		start_into_trap(&c, &trap);
+		gate_open(&trapped);
+		if (gate_wait(&ended))
+			_exit(1);
+		trap_release(&trap, OLD_DATA);
+		ASSERT_EQ(0, command_end(&c));
+		ASSERT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
+		expect_outlived(_metadata, c.fd, c.addr);
+		gate_open(&good);
+		_exit(0);
+	}
+	EXPECT_TRUE(gate_wait(&good));
+}
+
 /* A transfer that sleeps on its data holds up nobody who changes the memory. */
 TEST_F(lifetime, invalidation_does_not_wait_for_data)
 {
@@ -334,12 +477,9 @@ TEST_F(lifetime, invalidation_does_not_wait_for_data)
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(requests); i++) {
-		struct command c = { self->fd, requests[i] };
+		struct command c = prepare(self->fd, requests[i], 2);
 		struct trap trap;
 
-		c.addr = map(2, RW, PRIVATE);
-		c.ptr = map(2, RW, PRIVATE);
-		c.npages = 2;
 		if (!trap_set(&trap, c.ptr, 2))
 			SKIP(return, NO_USERFAULTFD);
 		fill(c.addr, 2, OLD_DATA);
@@ -371,12 +511,9 @@ static void end_in_trap(struct __test_metadata *_metadata, int unit, unsigned lo
 	pid_t pid = start_child();
 
 	if (!pid) {
-		struct command c = { device_open(unit), request };
+		struct command c = prepare(device_open(unit), request, 3);
 		struct trap trap;
 
-		c.addr = map(3, RW, PRIVATE);
-		c.ptr = map(3, RW, PRIVATE);
-		c.npages = 3;
 		if (!trap_set(&trap, trap_is_data ? c.ptr : c.addr, 3))
 			die("userfaultfd");
 		start_into_trap(&c, &trap);

@@ -9,7 +9,6 @@
 #include "gpu_mirror.h"
 
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
-#define DRIVER		"gpu_mirror_rs"
 #define HELPERS		"mmu_notifier_helpers"
 
 /* More allocations than any one operation makes. */
@@ -170,6 +169,11 @@ static int remove_module(const char *name)
 	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
 }
 
+static int remove_driver(void)
+{
+	return module_is_released() ? remove_module(DRIVER) : -ETIMEDOUT;
+}
+
 /* A copy of a module's file in memory, so that loading it reads no other file system. */
 static int module_file(const char *dir, const char *name)
 {
@@ -243,7 +247,7 @@ TEST_F_TIMEOUT(module, removal, 120)
 		ASSERT_EQ(0, close(fd));
 
 		ASSERT_EQ(-EAGAIN, remove_module(HELPERS));
-		ASSERT_EQ(0, remove_module(DRIVER));
+		ASSERT_EQ(0, remove_driver());
 		ASSERT_EQ(-1, access("/dev/hmm_dmirror0", F_OK));
 		ASSERT_EQ(-1, access("/dev/hmm_dmirror1", F_OK));
 		ASSERT_EQ(-1, access("/sys/kernel/debug/" DRIVER, F_OK));
@@ -270,7 +274,7 @@ TEST_F_TIMEOUT(module, insertion, 180)
 	if (!can_inject())
 		SKIP(return, NO_INJECTION);
 
-	ASSERT_EQ(0, remove_module(DRIVER));
+	ASSERT_EQ(0, remove_driver());
 	fail_nth(all);
 	ASSERT_EQ(0, insert_module(self->driver));
 	last = all - fail_nth_left();
@@ -278,7 +282,7 @@ TEST_F_TIMEOUT(module, insertion, 180)
 	for (n = last > INIT_ALLOCATIONS ? last - INIT_ALLOCATIONS : 1; n <= last; n++) {
 		int ret;
 
-		ASSERT_EQ(0, is_loaded(DRIVER) ? remove_module(DRIVER) : 0);
+		ASSERT_EQ(0, is_loaded(DRIVER) ? remove_driver() : 0);
 		ASSERT_EQ(-1, access("/dev/hmm_dmirror0", F_OK));
 		ASSERT_EQ(-1, access("/sys/kernel/debug/" DRIVER, F_OK));
 		ASSERT_EQ(-1, access("/sys/kernel/debug/faults", F_OK));
