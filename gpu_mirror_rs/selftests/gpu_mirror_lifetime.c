@@ -387,6 +387,7 @@ TEST_F(lifetime, waits_for_user_space)
 	for (i = 0; i < ARRAY_SIZE(transfers); i++) {
 		struct command c = prepare(self->fd, transfers[i], 3);
 		struct trap trap;
+		bool written;
 
 		fill(c.ptr, 3, NEW_DATA);
 		if (!trap_set(&trap, c.addr, 3))
@@ -394,11 +395,8 @@ TEST_F(lifetime, waits_for_user_space)
 		start_into_trap(&c, &trap);
 		trap_release(&trap, OLD_DATA);
 		ASSERT_EQ(0, command_end(&c));
-		if (transfers[i] == HMM_DMIRROR_WRITE) {
-			EXPECT_TRUE(holds(c.addr, 0, 3, NEW_DATA));
-		} else {
-			EXPECT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
-		}
+		written = transfers[i] == HMM_DMIRROR_WRITE;
+		EXPECT_TRUE(holds(written ? c.addr : c.ptr, 0, 3, written ? NEW_DATA : OLD_DATA));
 	}
 }
 

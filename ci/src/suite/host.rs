@@ -125,7 +125,7 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
                 ),
         ),
     };
-    note(&format!("the checker of unsafe code is {name}"));
+    note(format!("the checker of unsafe code is {name}"));
     let what = format!("running the host's tests under {name}");
     let tests = tests
         // Each input costs much more than on the bare machine.
