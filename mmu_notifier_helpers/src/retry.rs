@@ -60,7 +60,8 @@ pub trait Attempt {
     fn patience(&self) -> Patience;
 }
 
-/// Tries until something is published.
+/// Tries until something is published. However long the optimistic tries took, as they wait for I/O
+/// and user space, there is an exclusive one before it gives up.
 ///
 /// # Errors
 ///
@@ -84,7 +85,7 @@ pub fn publish<A: Attempt>(attempt: &mut A) -> Result<A::Published> {
         collisions += 1;
         attempt.collided(collisions)?;
         patience = attempt.patience();
-        if patience == Patience::Over {
+        if patience == Patience::Over && !optimistic {
             return Err(EBUSY);
         }
     }
@@ -212,6 +213,18 @@ mod tests {
             ..Script::QUIET
         };
         assert_eq!(waited.run(), Err(EBUSY));
+    }
+
+    #[test]
+    fn excludes_once_however_late_it_is() {
+        let script = |exclusive| Script {
+            optimistic: &[COLLISION],
+            exclusive,
+            over_from: 1,
+            ..Script::QUIET
+        };
+        assert_eq!(script(&[SUCCESS]).run(), Ok(()));
+        assert_eq!(script(&[COLLISION]).run(), Err(EBUSY));
     }
 
     #[test]
