@@ -16,7 +16,8 @@ impl Engine for CpuEngine {
             .filter_map(<[u8]>::first_chunk_mut);
         let pages = table.mapped(range).zip(data);
         // SAFETY: A table of entries exists as the shadow of a notifier only, and is borrowed here,
-        // so the shadow's lock is held; the entry is in it.
+        // so the shadow's lock is held; the entry is in it. No request of this driver has an owner,
+        // so it is of no device memory.
         pages
             .map(|(entry, data)| unsafe { entry.copy_to(data) })
             .count()
