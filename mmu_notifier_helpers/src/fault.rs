@@ -118,8 +118,9 @@ impl<'a> Request<'a> {
     /// must be as many as pages. The mmap lock is held: if a handler dropped it, the core would begin
     /// anew with what it has overwritten.
     ///
-    /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, so a page
-    /// that is only looked at may be faulted in with its neighbours.
+    /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, and with
+    /// a page the rest of its 2 MiB in the range, so a page that is only looked at may be faulted in with
+    /// its neighbours.
     pub const fn each(range: PageRange, accesses: &'a [Access]) -> Self {
         Self {
             wanted: Wanted::Each(accesses),

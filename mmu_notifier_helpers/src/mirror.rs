@@ -100,6 +100,9 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// mmap lock or for memory (no `__GFP_RECLAIM`), nor while giving up a reference to the users of
     /// the `mm` (`mmput`), which may be the last.
     ///
+    /// A guard that has no name lives to the end of its statement, so a second one in the same statement
+    /// waits for ever.
+    ///
     /// # Context
     ///
     /// Sleeps if the lock does.
@@ -134,7 +137,7 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// - `EBUSY`: invalidations kept interfering until the request's timeout was over, counted from
     ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user space.
     /// - `EINTR`: the task is being killed.
-    /// - What the shadow returns.
+    /// - What the shadow returns. It keeps what it took in before.
     ///
     /// On an error the shadow has taken in nothing, unless the error is its own.
     ///

@@ -248,7 +248,8 @@ impl<T: PerMmMirror> PerMm<T> {
     ///
     /// # Context
     ///
-    /// May sleep. Takes the mmap lock for writing, so it must not be held.
+    /// May sleep. Takes the mmap lock for writing, so it must not be held, and to make a context all
+    /// locks of the address space, so it waits for invalidations in flight.
     ///
     /// # Errors
     ///

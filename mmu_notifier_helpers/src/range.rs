@@ -167,7 +167,8 @@ pub enum Event {
     ProtectionPage,
     /// Soft-dirty accounting: the page and its access stay.
     SoftDirty,
-    /// The address space is going away; the last event that a subscription sees.
+    /// The address space is going away. The last event that a `PerMm` sees; an interval notifier is
+    /// told of the mappings that go after it.
     Release,
     /// Pages are collected to be migrated by a device driver.
     Migrate,
