@@ -363,6 +363,24 @@ mod waiting {
         });
     }
 
+    /// Who finds the invalidation ended does not ask what time it is.
+    #[test]
+    fn the_end_counts_more_than_the_deadline() {
+        holds("waiting, end before deadline", || {
+            let world = World::<1>::new();
+            world.start(&pages(0, 1));
+            let deadline = Arc::new(Deadline::new());
+            let reader = {
+                let deadline = deadline.clone();
+                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
+            };
+            world.end(&pages(0, 1));
+            world.lock().expire(&deadline);
+            assert_eq!(reader.join().unwrap(), Ok(()));
+            world.check();
+        });
+    }
+
     /// The deadline is for waiting. Who need not wait does not lose by it.
     #[test]
     fn the_deadline_alone_disturbs_nobody() {
@@ -433,6 +451,24 @@ mod teardown {
                 world.fault(&pages(0, 1), &Deadline::new(), 1)
             });
             world.release();
+            assert_eq!(reader.join().unwrap(), Err(ESRCH));
+            is_empty_for_good(&world);
+        });
+    }
+
+    /// That it is over for good counts more than that it is late.
+    #[test]
+    fn before_the_deadline() {
+        holds("release, deadline", || {
+            let world = World::<1>::new();
+            world.start(&pages(0, 1));
+            let deadline = Arc::new(Deadline::new());
+            let reader = {
+                let deadline = deadline.clone();
+                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
+            };
+            world.release();
+            world.lock().expire(&deadline);
             assert_eq!(reader.join().unwrap(), Err(ESRCH));
             is_empty_for_good(&world);
         });
