@@ -25,13 +25,7 @@ use crate::{
     trace,
     wait::Deadline,
 };
-use kernel::{
-    alloc::Flags,
-    error::to_result,
-    mm::MmWithUser,
-    prelude::*,
-    time::{msecs_to_jiffies, Delta},
-};
+use kernel::{alloc::Flags, error::to_result, mm::MmWithUser, prelude::*, time::Delta};
 
 /// How long a reader puts up with collisions before it gives up with `EBUSY`, unless the driver
 /// says otherwise: one second, as `HMM_RANGE_DEFAULT_TIMEOUT` in C.
@@ -279,7 +273,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
             &clock.early,
             self.pfns,
             self.reserve.as_deref_mut(),
-            |record, pfns| fault_in(record, mm, request, &clock.early, pfns),
+            |record, pfns| fault_in(record, mm, request, pfns),
         )
     }
 
@@ -293,7 +287,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
         // does not matter, so that it goes through to the last page.
         if request.wants_access() {
             let passive = Passive::new(mm);
-            fault_in(&mut passive.record(), mm, request, &clock.late, self.pfns)?;
+            fault_in(&mut passive.record(), mm, request, self.pfns)?;
         }
 
         let mmap = MmapWriteKillable::lock(mm)?;
@@ -342,16 +336,15 @@ fn fault_in(
     record: &mut Record,
     mm: &MmWithUser,
     request: &Request<'_>,
-    deadline: &Deadline,
     pfns: &mut [usize],
 ) -> Result<bool> {
-    if !read(record, mm, request, request.owner, deadline, pfns)? {
+    if !read(record, mm, request, request.owner, pfns)? {
         return Ok(false);
     }
     // A page of our own device that is mapped read-only, as after a fork, is not made writable where
     // it is. Without its owner it is migrated, and then faulted in as any other.
     if request.owner.is_some() && !request.satisfied_by(pfns) {
-        return read(record, mm, request, None, deadline, pfns);
+        return read(record, mm, request, None, pfns);
     }
     Ok(true)
 }
@@ -361,7 +354,6 @@ fn read(
     mm: &MmWithUser,
     request: &Request<'_>,
     owner: Option<Owner>,
-    deadline: &Deadline,
     pfns: &mut [usize],
 ) -> Result<bool> {
     let mut hmm = range_for(record, request, owner, pfns);
@@ -383,11 +375,11 @@ fn read(
             unsafe { bindings::hmm_range_fault(&mut hmm) }
         }
         Locking::Droppable => {
-            // Zero would mean for ever.
-            let ms = deadline.left().as_millis().clamp(1, u32::MAX.into()) as u32;
+            // Without a timeout: none is needed, as the record collides once at most, and others come
+            // of faults that make progress; and one would count the time that others hold the lock.
             // SAFETY: As above, but for the mmap lock, which the function takes itself; the mm has
             // subscriptions, one of which we read for.
-            unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, msecs_to_jiffies(ms)) }
+            unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) }
         }
     };
     record.seq = hmm.notifier_seq;
