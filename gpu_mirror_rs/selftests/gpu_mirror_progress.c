@@ -15,7 +15,7 @@
 
 #define QUIET_PAGES	32
 #define ROUNDS		50
-#define STORM_ROUNDS	8
+#define STORM_ROUNDS	4
 #define LAPS		1000
 #define TIMEOUT		120
 

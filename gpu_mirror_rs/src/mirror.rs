@@ -195,7 +195,7 @@ impl<'a> Walker<'a> {
     /// page table when all of it is mapped.
     ///
     /// All of it must be there at one time. While somebody keeps taking it away that may never be, so
-    /// the walk makes do with half as much each time that it takes too long, down to a page.
+    /// the walk makes do with half as much from each time on that it takes too long, down to a page.
     fn fault(
         &mut self,
         addr: usize,
@@ -232,7 +232,6 @@ impl<'a> Walker<'a> {
                 result => break (part, result?),
             }
         };
-        faulter.most = LEAF_PAGES.min(2 * faulter.most);
         then(&table);
         drop(table);
 
