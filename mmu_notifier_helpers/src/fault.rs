@@ -287,7 +287,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
         // does not matter, so that it goes through to the last page.
         if request.wants_access() {
             let passive = Passive::new(mm);
-            fault_in(&mut passive.record(), mm, request, self.pfns)?;
+            fault_in(&passive.record(), mm, request, self.pfns)?;
         }
 
         let mmap = MmapWriteKillable::lock(mm)?;
@@ -333,7 +333,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
 ///
 /// Errors are those of [`Subscription::fault`].
 fn fault_in(
-    record: &mut Record,
+    record: &Record,
     mm: &MmWithUser,
     request: &Request<'_>,
     pfns: &mut [usize],
@@ -350,7 +350,7 @@ fn fault_in(
 }
 
 fn read(
-    record: &mut Record,
+    record: &Record,
     mm: &MmWithUser,
     request: &Request<'_>,
     owner: Option<Owner>,
@@ -382,21 +382,22 @@ fn read(
             unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) }
         }
     };
-    record.seq = hmm.notifier_seq;
-    match to_result(result) {
-        Ok(()) => Ok(true),
-        Err(EBUSY) if request.locking() == Locking::Held => Ok(false),
-        Err(e) => Err(e),
-    }
+    undisturbed(result)
 }
 
 /// Fills `pfns` with what is there. The mmap lock must be held. Returns whether it did: not if hmm
 /// saw a collision.
-fn look(record: &mut Record, request: &Request<'_>, pfns: &mut [usize]) -> Result<bool> {
+fn look(record: &Record, request: &Request<'_>, pfns: &mut [usize]) -> Result<bool> {
     let mut hmm = range_for(record, request, request.owner, pfns);
     // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns` has
     // room for each page of the range.
-    match to_result(unsafe { bindings::hmm_range_fault(&mut hmm) }) {
+    undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })
+}
+
+/// Whether hmm got to the end, by what it returned. It says `EBUSY` for a collision, and for nothing
+/// else.
+fn undisturbed(result: c_int) -> Result<bool> {
+    match to_result(result) {
         Ok(()) => Ok(true),
         Err(EBUSY) => Ok(false),
         Err(e) => Err(e),

@@ -379,7 +379,7 @@ impl<T: Mirror> Subscription for IntervalNotifier<T> {
         _deadline: &Deadline,
         pfns: &mut [usize],
         reserve: Option<&mut T::Reserve>,
-        read: impl FnOnce(&mut Record, &mut [usize]) -> Result<bool>,
+        read: impl FnOnce(&Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>> {
         // The core waits for invalidations in flight until there are none, and for no signal.
         // SAFETY: The subscription is inserted.
@@ -387,14 +387,14 @@ impl<T: Mirror> Subscription for IntervalNotifier<T> {
         // With the mmap lock held, hmm stops early on a collision. Without, it would try again on
         // its own, and we count.
         let passive = Passive::new(self.mm());
-        let mut record = match locking {
+        let record = match locking {
             Locking::Held => Record {
                 notifier: self.as_raw(),
                 seq,
             },
             Locking::Droppable => passive.record(),
         };
-        if !read(&mut record, pfns)? {
+        if !read(&record, pfns)? {
             return Ok(None);
         }
         let mut shadow = self.shadow.lock();

@@ -190,7 +190,7 @@ pub trait Subscription: sealed::Sealed + Sized {
         deadline: &Deadline,
         pfns: &mut [usize],
         reserve: Option<&mut <Self::Mirror as Mirror>::Reserve>,
-        read: impl FnOnce(&mut sealed::Record, &mut [usize]) -> Result<bool>,
+        read: impl FnOnce(&sealed::Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>>;
 }
 

@@ -592,12 +592,12 @@ impl<T: PerMmMirror> Subscription for Attachment<T> {
         deadline: &Deadline,
         pfns: &mut [usize],
         reserve: Option<&mut T::Reserve>,
-        read: impl FnOnce(&mut Record, &mut [usize]) -> Result<bool>,
+        read: impl FnOnce(&Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>> {
         let passive = Passive::new(self.mm());
         stack_pin_init!(let reader = invlock::Reader::new(&self.per_mm.lock, range, passive));
         let reading = reader.as_mut().begin(deadline)?;
-        if !read(&mut reading.marked().record(), pfns)? {
+        if !read(&reading.marked().record(), pfns)? {
             return Ok(None);
         }
         let slot = self.slot;
