@@ -12,7 +12,10 @@ use crate::{
     explore::holds,
     world::{pages, spawn, World},
 };
-use kernel::error::code::{EBUSY, ESRCH};
+use kernel::error::{
+    code::{EBUSY, ESRCH},
+    Result,
+};
 use loom::thread;
 use mmu_notifier_helpers::{
     range::PageRange,
@@ -25,6 +28,14 @@ use std::sync::Arc;
 /// The reader finishes with what it wants in the shadow, and within `tries`.
 fn finishes<const N: usize>(world: &World<N>, range: &PageRange, tries: usize) {
     assert_eq!(world.fault(range, &Deadline::new(), tries), Ok(()));
+}
+
+/// A reader of the first page, and the deadline until which it waits.
+fn impatient(world: &Arc<World<1>>) -> (thread::JoinHandle<Result>, Arc<Deadline>) {
+    let deadline = Arc::new(Deadline::new());
+    let until = deadline.clone();
+    let reader = spawn(world, move |world| world.fault(&pages(0, 1), &until, 1));
+    (reader, deadline)
 }
 
 mod collisions {
@@ -331,11 +342,7 @@ mod waiting {
         holds("waiting, deadline", || {
             let world = World::<1>::new();
             world.start(&pages(0, 1));
-            let deadline = Arc::new(Deadline::new());
-            let reader = {
-                let deadline = deadline.clone();
-                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
-            };
+            let (reader, deadline) = impatient(&world);
             world.lock().expire(&deadline);
             assert_eq!(reader.join().unwrap(), Err(EBUSY));
             world.end(&pages(0, 1));
@@ -349,11 +356,7 @@ mod waiting {
         holds("waiting, deadline or end", || {
             let world = World::<1>::new();
             world.start(&pages(0, 1));
-            let deadline = Arc::new(Deadline::new());
-            let reader = {
-                let deadline = deadline.clone();
-                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
-            };
+            let (reader, deadline) = impatient(&world);
             let end = spawn(&world, |world| world.end(&pages(0, 1)));
             world.lock().expire(&deadline);
             let result = reader.join().unwrap();
@@ -369,11 +372,7 @@ mod waiting {
         holds("waiting, end before deadline", || {
             let world = World::<1>::new();
             world.start(&pages(0, 1));
-            let deadline = Arc::new(Deadline::new());
-            let reader = {
-                let deadline = deadline.clone();
-                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
-            };
+            let (reader, deadline) = impatient(&world);
             world.end(&pages(0, 1));
             world.lock().expire(&deadline);
             assert_eq!(reader.join().unwrap(), Ok(()));
@@ -386,11 +385,7 @@ mod waiting {
     fn the_deadline_alone_disturbs_nobody() {
         holds("waiting for nothing", || {
             let world = World::<1>::new();
-            let deadline = Arc::new(Deadline::new());
-            let reader = {
-                let deadline = deadline.clone();
-                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
-            };
+            let (reader, deadline) = impatient(&world);
             world.lock().expire(&deadline);
             assert_eq!(reader.join().unwrap(), Ok(()));
             world.check();
@@ -462,11 +457,7 @@ mod teardown {
         holds("release, deadline", || {
             let world = World::<1>::new();
             world.start(&pages(0, 1));
-            let deadline = Arc::new(Deadline::new());
-            let reader = {
-                let deadline = deadline.clone();
-                spawn(&world, move |world| world.fault(&pages(0, 1), &deadline, 1))
-            };
+            let (reader, deadline) = impatient(&world);
             world.release();
             world.lock().expire(&deadline);
             assert_eq!(reader.join().unwrap(), Err(ESRCH));
