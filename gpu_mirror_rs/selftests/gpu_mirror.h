@@ -430,6 +430,13 @@ static inline void command_start(struct command *c)
 	c->thread = start_thread(command_run, c);
 }
 
+/* Starts @c, whose data or memory is in @trap, and returns when it is in there. */
+static inline void start_into_trap(struct command *c, struct trap *trap)
+{
+	command_start(c);
+	trap_wait(trap);
+}
+
 static inline int command_end(struct command *c)
 {
 	pthread_join(c->thread, NULL);

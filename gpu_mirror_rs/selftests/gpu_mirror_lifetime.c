@@ -337,13 +337,6 @@ static struct command prepare(int fd, unsigned long request, size_t npages)
 	};
 }
 
-/* Starts @c, whose data or memory is in @trap, and returns when it is in there. */
-static void start_into_trap(struct command *c, struct trap *trap)
-{
-	command_start(c);
-	trap_wait(trap);
-}
-
 TEST_F(lifetime, closes_under_transfer)
 {
 	struct command c = prepare(self->fd, HMM_DMIRROR_READ_UNLOCKED, 3);

@@ -197,24 +197,28 @@ TEST_F(trace, invalidation)
 	}
 }
 
+static struct command read_two_pages(int fd, void *mem, void *data)
+{
+	return (struct command) {
+		.fd = fd,
+		.request = HMM_DMIRROR_READ,
+		.addr = mem,
+		.ptr = data,
+		.npages = 2,
+	};
+}
+
 /* The fault sleeps at its second page while the first one goes away. */
 TEST_F(trace, collision)
 {
-	struct command c = {
-		.fd = self->fd,
-		.request = HMM_DMIRROR_READ,
-		.addr = self->mem,
-		.ptr = self->data,
-		.npages = 2,
-	};
+	struct command c = read_two_pages(self->fd, self->mem, self->data);
 	struct trap trap;
 
 	fill(self->mem, 1, OLD_DATA);
 	if (!trap_set(&trap, page_at(self->mem, 1), 1))
 		SKIP(return, NO_USERFAULTFD);
 	put(BUFFER, "");
-	command_start(&c);
-	trap_wait(&trap);
+	start_into_trap(&c, &trap);
 	advise(self->mem, 1, MADV_DONTNEED);
 	trap_release(&trap, NEW_DATA);
 	ASSERT_EQ(0, command_end(&c));
@@ -229,13 +233,7 @@ TEST_F(trace, collision)
 /* An invalidation elsewhere disturbs nobody. */
 TEST_F(trace, no_collision_elsewhere)
 {
-	struct command c = {
-		.fd = self->fd,
-		.request = HMM_DMIRROR_READ,
-		.addr = self->mem,
-		.ptr = self->data,
-		.npages = 2,
-	};
+	struct command c = read_two_pages(self->fd, self->mem, self->data);
 	struct trap trap;
 
 	fill(self->mem, 1, OLD_DATA);
@@ -243,8 +241,7 @@ TEST_F(trace, no_collision_elsewhere)
 	if (!trap_set(&trap, page_at(self->mem, 1), 1))
 		SKIP(return, NO_USERFAULTFD);
 	put(BUFFER, "");
-	command_start(&c);
-	trap_wait(&trap);
+	start_into_trap(&c, &trap);
 	advise(page_at(self->mem, 2), 1, MADV_DONTNEED);
 	trap_release(&trap, NEW_DATA);
 	ASSERT_EQ(0, command_end(&c));
