@@ -32,6 +32,7 @@
 /* What a huge page covers. */
 #define AREA_PAGES	512
 #define MAX_THREADS	16
+#define MAX_DECOYS	16384
 #define MAX_SAMPLES	131072
 #define MIN_IOCTLS	20
 /* So that the slowest in a hundred is not just the slowest. */
@@ -61,6 +62,8 @@ struct target {
 	/* How much of the area the device has to forget for a fault. */
 	size_t mirrored;
 	bool watched;
+	/* What compaction needs, in pages. */
+	size_t decoys;
 	__u64 started;
 	__u64 finished;
 	struct gate gate;
@@ -224,13 +227,42 @@ static void write_pages(struct target *t)
 			*(__u64 *)page_at(t->mem, page) += 1;
 }
 
-/* Pages that were just allocated lie low in memory, so that they are moved. */
+/* Where the pages are in memory. Zero stands for those that are not there. */
+static void find_frames(const struct target *t, __u64 *frames)
+{
+	static int fd = -1;
+	ssize_t size = NPAGES * sizeof(*frames);
+
+	if (fd < 0)
+		fd = open("/proc/self/pagemap", O_RDONLY);
+	if (pread(fd, frames, size, (uintptr_t)t->mem / page_size() * sizeof(*frames)) != size)
+		die("/proc/self/pagemap");
+}
+
+/*
+ * Compaction moves pages to the end of memory. A page that it has moved there
+ * is the first to be handed out once it is freed, and not moved again; so decoys
+ * take those, more of them for as long as nothing moves.
+ */
 static bool compact(struct target *t)
 {
+	__u64 before[NPAGES], after[NPAGES];
+	void *decoys;
+	bool moved;
+
 	advise(t->mem, NPAGES, MADV_DONTNEED);
+	decoys = map(t->decoys, RW, PRIVATE | MAP_POPULATE);
 	write_pages(t);
+	unmap(decoys, t->decoys);
+	find_frames(t, before);
 	set(COMPACT, "1");
-	return true;
+	find_frames(t, after);
+	moved = memcmp(before, after, sizeof(before));
+	if (moved)
+		t->decoys = NPAGES;
+	else if (t->decoys < MAX_DECOYS)
+		t->decoys *= 2;
+	return moved;
 }
 
 static const char *lack_of_huge_pages(void)
@@ -273,6 +305,7 @@ static void target_make(struct target *t, const struct kind *kind, bool watched)
 		.around = map(3 * AREA_PAGES, PROT_NONE, PRIVATE),
 		.mirrored = kind->huge ? AREA_PAGES : NPAGES,
 		.watched = watched,
+		.decoys = NPAGES,
 		.started = 1,
 		.finished = 1,
 	};
