@@ -2,7 +2,7 @@
 
 //! The device's page table as the shadow of a mirror.
 
-use crate::page_table::{PageTable, Reserve, Shortage};
+use crate::page_table::{PageTable, Reserve};
 use kernel::prelude::*;
 use mmu_notifier_helpers::{
     invlock::Publish,
@@ -20,8 +20,6 @@ unsafe impl Publish<Faulted<'_, Reserve<Entry>>> for PageTable<Entry> {
             PageState::Mapped(entry) => Some((addr, entry)),
             PageState::Empty | PageState::Error => None,
         });
-        // The reserve was filled and the addresses are a user's, so there is no shortage.
         self.map(&range, entries, reserve)
-            .map_err(|Shortage| EINVAL)
     }
 }
