@@ -48,14 +48,17 @@
 //! An entry of the shadow is there from the `publish` that adds it to the `start` or `release` that
 //! zaps it.
 //!
-//! A reader collides if and only if an invalidation that overlaps its range starts between `begin`
-//! and `publish`. Nothing else is remembered: a reader never collides for having been slow, for what
+//! A reader collides if and only if an invalidation that overlaps its range, and that it has not
+//! caused itself, starts between `begin` and `publish`. Nothing else is remembered: a reader never collides for having been slow, for what
 //! is mapped now, or for what happens elsewhere in the address space.
 //!
 //! Why a published entry is true: it was read between `begin` and `publish`, both in the lock. Had an
 //! overlapping invalidation been in flight at `begin`, there would have been no reading. Had one
 //! started since, it would have set the mark, in the lock. So none was in flight for as long as the
 //! entry was being read, up to `publish`; and one that starts later zaps it.
+//!
+//! A reader that moves pages causes an invalidation of them, after which its entries name the new
+//! places. It is exempt from that one, which others are not: they may have read of the old places.
 //!
 //! # Cost
 //!
@@ -73,7 +76,7 @@
 
 use crate::{
     in_flight::InFlight,
-    range::PageRange,
+    range::{Owner, PageRange},
     readers::{Marked, Readers, Record},
     wait::{Deadline, WaitQueue},
 };
@@ -264,9 +267,20 @@ impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
     ///
     /// Any; does not sleep.
     pub fn start(&self, range: &PageRange, zap: impl FnOnce(&mut S)) {
+        self.start_by(range, None, zap);
+    }
+
+    /// The same, caused by `originator`. If that is the [identity](Reading::identity) of a reader, it is
+    /// the only one that this invalidation does not disturb: what it is about to publish comes of
+    /// it. That is how pages are moved and published where they went.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    pub fn start_by(&self, range: &PageRange, originator: Option<Owner>, zap: impl FnOnce(&mut S)) {
         let mut state = self.state.lock();
         state.in_flight.add(*range);
-        state.readers.mark(range);
+        state.readers.mark(range, originator);
         zap(&mut state.shadow);
     }
 
@@ -294,7 +308,7 @@ impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
     pub fn release(&self, zap: impl FnOnce(&mut S)) {
         let mut state = self.state.lock();
         state.released = true;
-        state.readers.mark(&PageRange::ALL);
+        state.readers.mark(&PageRange::ALL, None);
         zap(&mut state.shadow);
         drop(state);
         self.idle.notify_all();
@@ -454,6 +468,11 @@ impl<'a, M: Marked, S, B: Backend, const N: usize> Reading<'_, 'a, M, S, B, N> {
     /// What the reader was made with.
     pub fn marked(&self) -> &M {
         &self.0.marked
+    }
+
+    /// What tells the reader from all others, for [`InvLock::start_by`].
+    pub fn identity(&self) -> Owner {
+        self.0.record.identity()
     }
 
     /// Whether [`publish`](Self::publish) would fail if it were called now.

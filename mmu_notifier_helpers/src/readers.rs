@@ -5,7 +5,7 @@
 //! A reader's record lives on its stack and is linked into the list, so that registering needs no
 //! memory that could be missing.
 
-use crate::range::PageRange;
+use crate::range::{Owner, PageRange};
 use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
 use kernel::sync::atomic::{Atomic, Relaxed};
 
@@ -102,6 +102,11 @@ impl Record {
     pub(crate) fn range(&self) -> &PageRange {
         &self.range
     }
+
+    /// What tells it from all others for as long as it is pinned.
+    pub(crate) fn identity(&self) -> Owner {
+        Owner::of(self)
+    }
 }
 
 /// A list of readers.
@@ -165,15 +170,16 @@ impl Readers {
         }
     }
 
-    /// Sets the mark of every reader of a page of `range`.
-    pub(crate) fn mark(&self, range: &PageRange) {
+    /// Sets the mark of every reader of a page of `range`, but of the one that is `originator`.
+    pub(crate) fn mark(&self, range: &PageRange, originator: Option<Owner>) {
         let mut next = self.first;
         while let Some(record) = next {
             // SAFETY: Valid by the type invariant.
             let record = unsafe { record.as_ref() };
             // SAFETY: The list is borrowed.
             let links = unsafe { &*record.links.get() };
-            if let Some(mark) = links.mark.filter(|_| record.range.overlaps(range)) {
+            let meant = record.range.overlaps(range) && originator != Some(record.identity());
+            if let Some(mark) = links.mark.filter(|_| meant) {
                 // SAFETY: Valid by the type invariant.
                 unsafe { mark.as_ref() }.set();
             }
