@@ -393,21 +393,36 @@ impl<E> PageTable<E> {
     /// leaf and each huge entry.
     pub fn runs(&self, range: PageRange) -> impl Iterator<Item = Run<'_, E>> {
         let mut rest = Some(range);
-        core::iter::from_fn(move || {
-            let left = rest.take()?;
-            let part = left.first_leaf();
-            let run = self.run(&part)?;
-            // A gap ends the walk.
-            if run.pages() == part.pages() {
-                rest = left.tail(part.end());
-            }
-            Some(run)
-        })
+        core::iter::from_fn(move || self.next_run(&mut rest))
     }
 
     /// The entries from the start of `range` to the first page that has none, page by page.
     pub fn mapped(&self, range: PageRange) -> impl Iterator<Item = Mapped<'_, E>> {
-        self.runs(range).flat_map(Run::mapped)
+        let mut rest = Some(range);
+        let mut run = Run::Pages(&[]);
+        let mut next = 0;
+        core::iter::from_fn(move || loop {
+            if let Some(mapped) = run.page(next) {
+                next += 1;
+                return Some(mapped);
+            }
+            run = self.next_run(&mut rest)?;
+            next = 0;
+        })
+    }
+
+    /// Takes the first run off `rest`, which is what is left to walk.
+    // Called once a leaf, so that what is done for each page stays small enough for registers.
+    #[inline(never)]
+    fn next_run(&self, rest: &mut Option<PageRange>) -> Option<Run<'_, E>> {
+        let left = rest.take()?;
+        let part = left.first_leaf();
+        let run = self.run(&part)?;
+        // A gap ends the walk.
+        if run.pages() == part.pages() {
+            *rest = left.tail(part.end());
+        }
+        Some(run)
     }
 
     /// The pages from the start of `part` to the first that has no entry. One leaf maps all of it.
@@ -417,9 +432,12 @@ impl<E> PageTable<E> {
             return None;
         }
         match self.0.mapping(part.start())? {
-            Mapping::Leaf { leaf, .. } => {
+            Mapping::Leaf { leaf, used } => {
                 let slots = &leaf[in_leaf(part)];
-                let gap = slots.iter().position(Option::is_none);
+                let gap = match usize::from(*used) {
+                    LEAF_PAGES => None,
+                    _ => slots.iter().position(Option::is_none),
+                };
                 let slots = &slots[..gap.unwrap_or(slots.len())];
                 (!slots.is_empty()).then_some(Run::Pages(slots))
             }
@@ -471,20 +489,22 @@ impl<'a, E> Run<'a, E> {
         }
     }
 
-    /// The pages in order.
-    pub fn mapped(self) -> impl Iterator<Item = Mapped<'a, E>> {
-        (0..self.pages()).map_while(move |i| {
-            Some(match self {
-                Self::Pages(slots) => Mapped {
-                    entry: slots.get(i)?.as_ref()?,
-                    page: 0,
-                },
-                Self::Huge { entry, first, .. } => Mapped {
-                    entry,
-                    page: first + i,
-                },
-            })
-        })
+    /// The page after the first `i`.
+    pub fn page(&self, i: usize) -> Option<Mapped<'a, E>> {
+        match *self {
+            Self::Pages(slots) => Some(Mapped {
+                entry: slots.get(i)?.as_ref()?,
+                page: 0,
+            }),
+            Self::Huge {
+                entry,
+                first,
+                pages,
+            } => (i < pages).then_some(Mapped {
+                entry,
+                page: first + i,
+            }),
+        }
     }
 }
 
