@@ -6,7 +6,10 @@
 
 #include <linux/hmm-dma.h>
 #include <linux/hmm.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
 #include <linux/mmu_notifier.h>
+#include <linux/rmap.h>
 #include <linux/sched.h>
 
 #include "mmu_notifier_helpers_trace.h"

@@ -2,14 +2,18 @@
 
 #include <linux/export.h>
 #include <linux/highmem.h>
+#include <linux/ioport.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/oom.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/rcupdate.h>
+#include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 
 #include "shims.h"
 
@@ -103,17 +107,88 @@ bool mnh_is_zero_pfn(unsigned long pfn)
 }
 EXPORT_SYMBOL_GPL(mnh_is_zero_pfn);
 
-void mnh_copy_from_pfn(void *dst, unsigned long pfn)
+/*
+ * The copies below take pages that are neighbours in the kernel's mapping of
+ * memory, as those of a folio are on every architecture without highmem, which
+ * this is for.
+ */
+static_assert(!IS_ENABLED(CONFIG_HIGHMEM));
+
+static void *mnh_address(unsigned long pfn)
 {
-	memcpy_from_page(dst, pfn_to_page(pfn), 0, PAGE_SIZE);
+	return page_address(pfn_to_page(pfn));
+}
+
+void mnh_copy_from_pfn(void *dst, unsigned long pfn, unsigned long pages)
+{
+	memcpy(dst, mnh_address(pfn), pages << PAGE_SHIFT);
 }
 EXPORT_SYMBOL_GPL(mnh_copy_from_pfn);
 
-void mnh_copy_to_pfn(unsigned long pfn, const void *src)
+/* What the device writes leaves no trace in page tables that the core would find. */
+static void mnh_written(unsigned long pfn, unsigned long pages)
 {
-	memcpy_to_page(pfn_to_page(pfn), 0, src, PAGE_SIZE);
+	for (; pages--; pfn++) {
+		struct page *page = pfn_to_page(pfn);
+
+		flush_dcache_page(page);
+		if (!folio_test_dirty(page_folio(page)))
+			set_page_dirty(page);
+	}
+}
+
+void mnh_copy_to_pfn(unsigned long pfn, const void *src, unsigned long pages)
+{
+	memcpy(mnh_address(pfn), src, pages << PAGE_SHIFT);
+	mnh_written(pfn, pages);
 }
 EXPORT_SYMBOL_GPL(mnh_copy_to_pfn);
+
+/* Tells whether all was copied; without a page fault, so it may not be. */
+bool mnh_copy_from_pfn_to_user(void __user *dst, unsigned long pfn, unsigned long pages)
+{
+	return !copy_to_user_nofault(dst, mnh_address(pfn), pages << PAGE_SHIFT);
+}
+EXPORT_SYMBOL_GPL(mnh_copy_from_pfn_to_user);
+
+bool mnh_copy_to_pfn_from_user(unsigned long pfn, const void __user *src, unsigned long pages)
+{
+	bool copied = !copy_from_user_nofault(mnh_address(pfn), src, pages << PAGE_SHIFT);
+
+	mnh_written(pfn, pages);
+	return copied;
+}
+EXPORT_SYMBOL_GPL(mnh_copy_to_pfn_from_user);
+
+void mnh_copy_pfns(unsigned long dst, unsigned long src, unsigned long pages)
+{
+	unsigned long i;
+
+	for (i = 0; i < pages; i++)
+		copy_highpage(pfn_to_page(dst + i), pfn_to_page(src + i));
+}
+EXPORT_SYMBOL_GPL(mnh_copy_pfns);
+
+void mnh_clear_pfns(unsigned long dst, unsigned long pages)
+{
+	unsigned long i;
+
+	for (i = 0; i < pages; i++)
+		clear_highpage(pfn_to_page(dst + i));
+}
+EXPORT_SYMBOL_GPL(mnh_clear_pfns);
+
+/* Zero for memory of no device. Who owns it is told of a device's only. */
+enum memory_type mnh_pfn_memory_type(unsigned long pfn, void **owner)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	if (!is_zone_device_page(page))
+		return 0;
+	*owner = page_pgmap(page)->owner;
+	return page_pgmap(page)->type;
+}
+EXPORT_SYMBOL_GPL(mnh_pfn_memory_type);
 
 void mnh_set_page_dirty(unsigned long pfn)
 {
@@ -144,6 +219,126 @@ void mnh_module_put(struct module *module)
 	module_put(module);
 }
 EXPORT_SYMBOL_GPL(mnh_module_put);
+
+struct resource *mnh_request_free_mem_region(unsigned long size, const char *name)
+{
+	return request_free_mem_region(&iomem_resource, size, name);
+}
+EXPORT_SYMBOL_GPL(mnh_request_free_mem_region);
+
+void mnh_release_mem_region(const struct resource *region)
+{
+	release_mem_region(region->start, resource_size(region));
+}
+EXPORT_SYMBOL_GPL(mnh_release_mem_region);
+
+/*
+ * zone_device_folio_init() of a page that may have been the tail of a larger
+ * folio when it was last used, and still says so.
+ */
+void mnh_zone_device_folio_init(unsigned long pfn, struct dev_pagemap *pgmap, unsigned int order)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	zone_device_page_init(page, pgmap, order);
+	if (order)
+		folio_set_large_rmappable(page_folio(page));
+}
+EXPORT_SYMBOL_GPL(mnh_zone_device_folio_init);
+
+struct dev_pagemap *mnh_folio_pgmap(const struct folio *folio)
+{
+	return folio->pgmap;
+}
+EXPORT_SYMBOL_GPL(mnh_folio_pgmap);
+
+unsigned long mnh_folio_pfn(const struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+EXPORT_SYMBOL_GPL(mnh_folio_pfn);
+
+unsigned int mnh_folio_order(const struct folio *folio)
+{
+	return folio_order(folio);
+}
+EXPORT_SYMBOL_GPL(mnh_folio_order);
+
+struct folio *mnh_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+EXPORT_SYMBOL_GPL(mnh_page_folio);
+
+/* The first of pages for the caller's own use; zero if there are none to be had. */
+unsigned long mnh_alloc_pages(unsigned int order)
+{
+	struct page *page = alloc_pages(GFP_HIGHUSER | (order ? __GFP_NOWARN : 0), order);
+
+	return page ? page_to_pfn(page) : 0;
+}
+EXPORT_SYMBOL_GPL(mnh_alloc_pages);
+
+void mnh_free_pages(unsigned long pfn, unsigned int order)
+{
+	__free_pages(pfn_to_page(pfn), order);
+}
+EXPORT_SYMBOL_GPL(mnh_free_pages);
+
+/* Memory as an anonymous page fault takes it. */
+static gfp_t mnh_migration_gfp(unsigned int order)
+{
+	return order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE;
+}
+
+static unsigned long mnh_folio_locked(struct folio *folio)
+{
+	if (!folio)
+		return 0;
+	__folio_set_locked(folio);
+	return folio_pfn(folio);
+}
+
+/* The first page of a new folio, which is locked; zero if there is none to be had. */
+unsigned long mnh_folio_alloc_locked(unsigned int order)
+{
+	return mnh_folio_locked(folio_alloc(mnh_migration_gfp(order), order));
+}
+EXPORT_SYMBOL_GPL(mnh_folio_alloc_locked);
+
+unsigned long mnh_vma_alloc_folio_locked(unsigned int order, struct vm_area_struct *vma,
+					 unsigned long addr)
+{
+	return mnh_folio_locked(vma_alloc_folio(mnh_migration_gfp(order), order, vma, addr));
+}
+EXPORT_SYMBOL_GPL(mnh_vma_alloc_folio_locked);
+
+void mnh_folio_unlock_put(unsigned long pfn)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	folio_unlock(folio);
+	folio_put(folio);
+}
+EXPORT_SYMBOL_GPL(mnh_folio_unlock_put);
+
+/*
+ * The frame of the page, or an error. The folio is locked and referenced, and
+ * dirty, since the core takes what a device does for nothing.
+ */
+long mnh_make_device_exclusive(struct mm_struct *mm, unsigned long addr, void *owner,
+			       unsigned long *first_pfn)
+{
+	struct folio *folio;
+	struct page *page = make_device_exclusive(mm, addr, owner, &folio);
+
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	folio_mark_dirty(folio);
+	*first_pfn = folio_pfn(folio);
+	return page_to_pfn(page);
+}
+EXPORT_SYMBOL_GPL(mnh_make_device_exclusive);
 
 /* What a context is in the end: its memory, and the module that it kept. */
 struct mnh_remains {

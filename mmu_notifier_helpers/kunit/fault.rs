@@ -17,7 +17,7 @@ mod tests {
     use mmu_notifier_helpers::{
         fault::{Access, Buffer, Request},
         mirror::Subscription,
-        pages::View,
+        pages::{Memory, View},
         range::{Event, PageRange},
     };
 
@@ -78,7 +78,9 @@ mod tests {
         let notifier = watch::<0>(&mm, range)?;
         let mut buffer = Buffer::new(3, GFP_KERNEL)?;
         for _ in 0..2 {
-            check!(notifier.look(&mm, range, &mut buffer)?.eq([View::Empty; 3]));
+            check!(notifier
+                .look(&mm, range, None, &mut buffer)?
+                .eq([View::Empty; 3]));
         }
         touch(&mm, range.start())?;
         write(&mm, range.start() + PAGE_SIZE, 3)?;
@@ -89,10 +91,14 @@ mod tests {
         let mapped = |writable| View::Mapped {
             writable,
             order: 0,
-            zero_page: !writable,
+            memory: if writable {
+                Memory::System
+            } else {
+                Memory::Zero
+            },
         };
         let views = [mapped(false), mapped(true), View::Error];
-        check!(notifier.look(&mm, range, &mut buffer)?.eq(views));
+        check!(notifier.look(&mm, range, None, &mut buffer)?.eq(views));
         // The shadow has nothing of it.
         check_eq!(notifier.lock().publications(), 0);
         Ok(())

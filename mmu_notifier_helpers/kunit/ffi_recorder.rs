@@ -146,7 +146,7 @@ unsafe impl Publish<Faulted<'_, ()>> for Shadow {
 unsafe fn first_byte(entry: &Entry) -> u8 {
     let mut copy = [0; PAGE_SIZE];
     // SAFETY: By the caller's promise.
-    unsafe { entry.copy_to(&mut copy) };
+    unsafe { entry.copy_to(0, core::slice::from_mut(&mut copy)) };
     copy[0]
 }
 

@@ -39,7 +39,7 @@ impl Tlb {
         let hit = self.0.as_ref().filter(|(cached, _)| *cached == page);
         let (_, entry) = hit.ok_or(EFAULT)?;
         // SAFETY: The entry is in a shadow, whose lock is held, and no request had an owner.
-        unsafe { entry.copy_to(data) };
+        unsafe { entry.copy_to(0, core::slice::from_mut(data)) };
         Ok(())
     }
 }

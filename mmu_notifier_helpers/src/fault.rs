@@ -19,7 +19,7 @@ use crate::{
         Mirror, Subscription,
     },
     mmap::{MmapReadKillable, MmapWriteKillable},
-    pages::{Pages, View, VALID, WRITE},
+    pages::{self, View, FLAGS, HUGE_ORDER, HUGE_PAGES, VALID, WRITE},
     range::{Owner, PageRange},
     retry::{self, Attempt, Patience},
     trace,
@@ -155,6 +155,10 @@ impl<'a> Request<'a> {
         !matches!(self.wanted, Wanted::All(Access::Look, _))
     }
 
+    fn may_write(&self) -> bool {
+        !matches!(self.wanted, Wanted::All(Access::Look | Access::Read, _))
+    }
+
     /// Whether every page of `pfns`, results for this request, can be accessed as is wanted.
     fn satisfied_by(&self, pfns: &[usize]) -> bool {
         pfns.iter().enumerate().all(|(i, pfn)| {
@@ -190,12 +194,31 @@ impl Buffer {
         self.0.len()
     }
 
-    /// What the pages of `range` looked like, which were read last.
+    /// Room for the entries of `range`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is not so much.
+    pub(crate) fn room(&mut self, range: &PageRange) -> Result<&mut [usize]> {
+        self.0.get_mut(..range.pages()).ok_or(EINVAL)
+    }
+
+    /// Lets [`Self::views`] tell of the pages of `range`, as `asking` sees them.
+    ///
+    /// # Safety
+    ///
+    /// They must have been read last, and be checked, and the lock of the shadow held.
+    pub(crate) unsafe fn make_views(&mut self, range: PageRange, asking: Option<Owner>) {
+        if let Ok(entries) = self.room(&range) {
+            // SAFETY: By the caller's promise.
+            unsafe { pages::make_views(entries, asking) };
+        }
+    }
+
+    /// What the pages of `range` looked like when [`Self::make_views`] was called.
     pub(crate) fn views(&self, range: PageRange) -> impl Iterator<Item = View> + '_ {
-        let pfns = self.0.get(..range.pages()).unwrap_or(&[]);
-        Pages::new(range, pfns)
-            .entries()
-            .map(|(_, page)| View::from(&page))
+        let entries = self.0.get(..range.pages()).unwrap_or(&[]);
+        entries.iter().copied().map(pages::view)
     }
 }
 
@@ -208,7 +231,7 @@ pub(crate) fn run<'a, N: Subscription>(
     reserve: Option<&mut <N::Mirror as Mirror>::Reserve>,
 ) -> Result<N::Guard<'a>> {
     let range = request.range;
-    let pfns = buffer.0.get_mut(..range.pages()).ok_or(EINVAL)?;
+    let pfns = buffer.room(&range)?;
     let watched = subscription.range().intersection(&range) == Some(range);
     let fits = match request.wanted {
         Wanted::All(..) => true,
@@ -332,7 +355,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
 /// Returns whether it did: not if hmm saw a collision.
 ///
 /// Errors are those of [`Subscription::fault`].
-fn fault_in(
+pub(crate) fn fault_in(
     record: &Record,
     mm: &MmWithUser,
     request: &Request<'_>,
@@ -343,7 +366,7 @@ fn fault_in(
     }
     // A page of our own device that is mapped read-only, as after a fork, is not made writable where
     // it is. Without its owner it is migrated, and then faulted in as any other.
-    if request.owner.is_some() && !request.satisfied_by(pfns) {
+    if request.owner.is_some() && request.may_write() && !request.satisfied_by(pfns) {
         return read(record, mm, request, None, pfns);
     }
     Ok(true)
@@ -382,7 +405,9 @@ fn read(
             unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) }
         }
     };
-    undisturbed(result)
+    let whole = undisturbed(result)?;
+    straighten(&request.range, owner, pfns);
+    Ok(whole)
 }
 
 /// Fills `pfns` with what is there. The mmap lock must be held. Returns whether it did: not if hmm
@@ -391,7 +416,27 @@ fn look(record: &Record, request: &Request<'_>, pfns: &mut [usize]) -> Result<bo
     let mut hmm = range_for(record, request, request.owner, pfns);
     // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns` has
     // room for each page of the range.
-    undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })
+    let whole = undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })?;
+    straighten(&request.range, request.owner, pfns);
+    Ok(whole)
+}
+
+/// Corrects what hmm says of 2 MiB of the owner's private memory that are mapped by one entry and that
+/// the range begins in the middle of: it counts from the first frame of the entry, where all others
+/// are counted from the first that is asked for (`hmm_vma_handle_absent_pmd()`).
+fn straighten(range: &PageRange, owner: Option<Owner>, pfns: &mut [usize]) {
+    let offset = range.first_page() % HUGE_PAGES;
+    if owner.is_none() || offset == 0 {
+        return;
+    }
+    for (page, pfn) in (offset..HUGE_PAGES).zip(pfns) {
+        // What one entry maps lies in memory as it does in the address space.
+        let right = (*pfn & !FLAGS) % HUGE_PAGES == page;
+        if *pfn & VALID == 0 || pages::order(*pfn) < HUGE_ORDER || right {
+            return;
+        }
+        *pfn += offset;
+    }
 }
 
 /// Whether hmm got to the end, by what it returned. It says `EBUSY` for a collision, and for nothing

@@ -155,7 +155,8 @@ pub trait Subscription: sealed::Sealed + Sized {
     }
 
     /// Tells what is mapped in `range`, page by page, and faults nothing in. All of it was true at
-    /// one time. The shadow stays as it is.
+    /// one time. The shadow stays as it is. Device-private memory is shown to its `owner` only, and
+    /// not present for others.
     ///
     /// # Context
     ///
@@ -170,10 +171,17 @@ pub trait Subscription: sealed::Sealed + Sized {
         &self,
         mm: &MmWithUser,
         range: PageRange,
+        owner: Option<Owner>,
         buffer: &'b mut Buffer,
     ) -> Result<impl Iterator<Item = View> + 'b> {
-        let request = Request::new(range, fault::Access::Look);
-        drop(fault::run(self, mm, &request, buffer, None)?);
+        let request = match owner {
+            Some(owner) => Request::new(range, fault::Access::Look).with_owner(owner),
+            None => Request::new(range, fault::Access::Look),
+        };
+        let guard = fault::run(self, mm, &request, buffer, None)?;
+        // SAFETY: They were just read and checked, and the guard is the lock.
+        unsafe { buffer.make_views(range, owner) };
+        drop(guard);
         Ok(buffer.views(range))
     }
 
@@ -252,8 +260,13 @@ impl Invalidation {
         // SAFETY: By the caller's promise.
         let (range, blockable) = unsafe { (&*raw, extra::mnh_range_blockable(raw)) };
         let watched = PageRange::covering(range.start, range.end)?.intersection(watched)?;
-        let owner = Owner::from_addr(range.owner as usize);
-        Some(Self::new(watched, event(range.event), blockable).with_owner(owner))
+        let event = event(range.event);
+        // The core leaves the field as it was on the stack for all others.
+        let owner = match event {
+            Event::Migrate | Event::Exclusive => Owner::from_addr(range.owner as usize),
+            _ => None,
+        };
+        Some(Self::new(watched, event, blockable).with_owner(owner))
     }
 }
 

@@ -38,6 +38,7 @@
 //! - [`invlock`]: the protocol, around a shadow; [`in_flight`] and [`readers`] are its bookkeeping,
 //!   and [`wait`] is how it waits.
 //! - [`retry`]: how often a fault tries, and how.
+//! - [`frames`]: which pages of device memory are free.
 //!
 //! What joins it to the kernel:
 //!
@@ -47,6 +48,9 @@
 //! - [`fault`]: reading page-table entries (`hmm_range_fault()` and its variant without the mmap
 //!   lock); [`pages`] is what comes of it.
 //! - `mmap`: the mmap lock, killable.
+//! - [`device_memory`]: memory of a device that processes can have pages in (`memremap_pages()`);
+//!   [`migrate`] moves pages there and back (`migrate_vma_*`); [`exclusive`] takes pages for the
+//!   device alone (`make_device_exclusive()`).
 //! - [`dma`]: DMA mapping of the pages that a shadow names (`hmm_dma_map_*`).
 //! - `trace`: the tracepoints.
 //! - `bindings`: what bindgen makes of the C headers that the `kernel` crate does not bind, and of
@@ -81,14 +85,21 @@ extern crate pin_init as pinned_init;
 
 #[cfg(CONFIG_RUST)]
 mod bindings;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+pub mod device_memory;
 #[cfg(CONFIG_RUST)]
 pub mod dma;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+pub mod exclusive;
 #[cfg(CONFIG_RUST)]
 pub mod fault;
+pub mod frames;
 pub mod in_flight;
 #[cfg(CONFIG_RUST)]
 pub mod interval;
 pub mod invlock;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+pub mod migrate;
 #[cfg(CONFIG_RUST)]
 pub mod mirror;
 #[cfg(CONFIG_RUST)]

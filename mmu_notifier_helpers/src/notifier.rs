@@ -378,7 +378,9 @@ impl<T: PerMmMirror> PerMm<T> {
         if let Some(invalidation) = unsafe { Invalidation::from_raw(range, &PageRange::ALL) } {
             trace::invalidate(this.mm(), &invalidation);
             this.lock
-                .start(invalidation.range(), |mirrors| mirrors.zap(&invalidation));
+                .start_by(invalidation.range(), invalidation.owner(), |mirrors| {
+                    mirrors.zap(&invalidation)
+                });
         }
         0
     }
@@ -400,7 +402,7 @@ impl<T: PerMmMirror> PerMm<T> {
 }
 
 /// The mirrors of one context, each in a slot of its own for as long as it is attached.
-struct Mirrors<T: Mirror>(KVec<Option<Attached<T>>>);
+pub(crate) struct Mirrors<T: Mirror>(KVec<Option<Attached<T>>>);
 
 struct Attached<T: Mirror> {
     mirror: Arc<T>,
@@ -530,7 +532,50 @@ impl<T: PerMmMirror> Attachment<T> {
     pub fn per_mm(&self) -> &PerMm<T> {
         &self.per_mm
     }
+
+    /// The protocol: begins; lets `read` fill `entries`, which returns [`None`] if it saw a collision;
+    /// and lets the shadow take them in if there was none, if there is a `reserve`. Returns with the
+    /// shadow locked then, and in any case with what `read` returned, for it to be dropped after that.
+    ///
+    /// Errors are those of `read`, of the shadow, and of waiting for invalidations in flight until
+    /// `deadline`: `EBUSY`, `EINTR`, `ESRCH`.
+    pub(crate) fn publish<K>(
+        &self,
+        range: PageRange,
+        deadline: &Deadline,
+        entries: &mut [usize],
+        reserve: Option<&mut T::Reserve>,
+        read: impl FnOnce(&Reading<'_, '_, T>, &mut [usize]) -> Result<Option<K>>,
+    ) -> Result<(Option<ShadowGuard<'_, T>>, Option<K>)> {
+        let passive = Passive::new(self.mm());
+        stack_pin_init!(let reader = invlock::Reader::new(&self.per_mm.lock, range, passive));
+        let reading = reader.as_mut().begin(deadline)?;
+        let Some(kept) = read(&reading, entries)? else {
+            return Ok((None, None));
+        };
+        let slot = self.slot;
+        let faulted = reserve.map(|reserve| Faulted {
+            pages: Pages::new(range, entries),
+            reserve,
+        });
+        let guard = match reading.publish(Plan { slot, faulted }) {
+            Ok((mirrors, result)) => {
+                if let Err(e) = result {
+                    // What is kept may sleep.
+                    drop(mirrors);
+                    return Err(e);
+                }
+                Some(ShadowGuard { mirrors, slot })
+            }
+            Err(Collided) => None,
+        };
+        Ok((guard, Some(kept)))
+    }
 }
+
+/// A reader of an address space that is reading.
+pub(crate) type Reading<'r, 'a, T> =
+    invlock::Reading<'r, 'a, Passive, Mirrors<T>, <T as PerMmMirror>::Backend>;
 
 impl<T: PerMmMirror> Drop for Attachment<T> {
     fn drop(&mut self) {
@@ -594,24 +639,12 @@ impl<T: PerMmMirror> Subscription for Attachment<T> {
         reserve: Option<&mut T::Reserve>,
         read: impl FnOnce(&Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>> {
-        let passive = Passive::new(self.mm());
-        stack_pin_init!(let reader = invlock::Reader::new(&self.per_mm.lock, range, passive));
-        let reading = reader.as_mut().begin(deadline)?;
-        if !read(&reading.marked().record(), pfns)? {
-            return Ok(None);
-        }
-        let slot = self.slot;
-        let faulted = reserve.map(|reserve| Faulted {
-            pages: Pages::new(range, pfns),
-            reserve,
-        });
-        match reading.publish(Plan { slot, faulted }) {
-            Ok((mirrors, result)) => {
-                result?;
-                Ok(Some(ShadowGuard { mirrors, slot }))
-            }
-            Err(Collided) => Ok(None),
-        }
+        let read = |reading: &Reading<'_, '_, T>, pfns: &mut [usize]| {
+            let whole = read(&reading.marked().record(), pfns)?;
+            Ok(whole.then_some(()))
+        };
+        let (guard, _) = self.publish(range, deadline, pfns, reserve, read)?;
+        Ok(guard)
     }
 }
 

@@ -10,9 +10,15 @@
 //!
 //! [`Publish`]: crate::invlock::Publish
 
-use crate::{bindings, range::PageRange};
+use crate::{
+    bindings,
+    range::{Owner, PageRange},
+};
 use core::{marker::PhantomData, num::NonZero};
-use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
+use kernel::{
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    uaccess::UserPtr,
+};
 
 pub(crate) const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 pub(crate) const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
@@ -20,6 +26,25 @@ const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
 pub(crate) const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
 const ORDER_MASK: usize = 0x1f;
+/// That the CPU cannot reach the page while the device may: [`Entry::exclusive`]. Not of hmm's, and
+/// higher than the number of any frame, as physical addresses have 52 bits at most.
+pub(crate) const EXCLUSIVE: usize = 1 << 52;
+
+/// log2 of the pages of a huge page that one entry of the second level maps, and of no less than the
+/// device memory that is moved at a time.
+pub const HUGE_ORDER: u32 = 9;
+/// The pages of such a page.
+pub const HUGE_PAGES: usize = 1 << HUGE_ORDER;
+
+/// An entry as hmm writes it, for pages that are known by other means.
+pub(crate) const fn entry(pfn: usize, order: u32, writable: bool) -> usize {
+    pfn | VALID | (order as usize) << ORDER_SHIFT | if writable { WRITE } else { 0 }
+}
+
+/// log2 of the pages that are mapped together with that of the entry.
+pub(crate) const fn order(entry: usize) -> u32 {
+    (entry >> ORDER_SHIFT & ORDER_MASK) as u32
+}
 
 /// A page-table entry that a device may use for as long as its shadow holds it.
 ///
@@ -41,43 +66,167 @@ impl Entry {
 
     /// The number of the page frame.
     pub const fn pfn(&self) -> usize {
-        self.0.get() & !FLAGS
+        self.0.get() & !(FLAGS | EXCLUSIVE)
+    }
+
+    /// Notes that the device may write to the page, so that what it writes is not lost when the page is
+    /// reclaimed: the CPU's page tables do not tell.
+    ///
+    /// # Context
+    ///
+    /// For [`Publish`](crate::invlock::Publish). Does not sleep.
+    ///
+    /// C: `set_page_dirty()`.
+    pub fn mark_dirty(&self) {
+        // SAFETY: By the type invariant the frame was mapped by a process when the entry was read, so
+        // it has a `struct page`; entries exist only in a shadow and while it takes them in, so no
+        // invalidation of it has completed.
+        unsafe { bindings::mnh_set_page_dirty(self.pfn()) };
+    }
+
+    /// Whether the device has the page for itself: the CPU cannot reach it before the entry is
+    /// invalidated.
+    pub const fn exclusive(&self) -> bool {
+        self.0.get() & EXCLUSIVE != 0
+    }
+
+    /// The same entry, with where the CPU finds what is in a page of device memory.
+    ///
+    /// # Safety
+    ///
+    /// The frame `pfn`, and as many after it as the entry maps, must be system memory, and the
+    /// driver must keep them for as long as the pages of device memory are in use.
+    pub const unsafe fn backed_by(self, pfn: usize) -> Self {
+        // INVARIANT: It stays valid, which keeps it from being zero.
+        match NonZero::new(self.0.get() & (FLAGS | EXCLUSIVE) | pfn) {
+            Some(entry) => Self(entry),
+            None => self,
+        }
     }
 
     /// log2 of the number of pages that the CPU maps together with this one.
     /// `hmm_pfn_to_map_order()` in C.
     pub const fn order(&self) -> u32 {
-        (self.0.get() >> ORDER_SHIFT & ORDER_MASK) as u32
+        order(self.0.get())
     }
 
-    /// Copies the page to `dst`.
+    /// Copies pages to `dst`, from the one that is number `page` of those that the entry maps.
     ///
-    /// A CPU or another device may write to the page meanwhile; each byte is then an old or a new
+    /// A CPU or another device may write to a page meanwhile; each byte is then an old or a new
     /// one, as for any device.
     ///
     /// # Safety
     ///
     /// - The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of
-    ///   that shadow held for the length of the call: that is what keeps the page from being freed.
-    /// - The page must not be device-private memory, which the CPU cannot reach. It may be if the
-    ///   [request had an owner](crate::fault::Request::with_owner), and is not otherwise.
-    pub unsafe fn copy_to(&self, dst: &mut [u8; PAGE_SIZE]) {
-        // SAFETY: `dst` is a page long. The type invariant says that the frame was mapped when the
+    ///   that shadow held for the length of the call: that is what keeps the pages from being freed.
+    /// - It must map all the pages.
+    /// - They must not be device-private memory, which the CPU cannot reach. They may be if the
+    ///   [request had an owner](crate::fault::Request::with_owner), and are not otherwise.
+    pub unsafe fn copy_to(&self, page: usize, dst: &mut [[u8; PAGE_SIZE]]) {
+        // SAFETY: `dst` is as long. The type invariant says that the frames were mapped when the
         // entry was read, by the caller's promise no invalidation of it has completed since, and
         // frames that can be faulted in for a process have a `struct page` and, unless they are
         // device-private memory, a kernel mapping.
-        unsafe { bindings::mnh_copy_from_pfn(dst.as_mut_ptr().cast(), self.pfn()) }
+        unsafe {
+            bindings::mnh_copy_from_pfn(dst.as_mut_ptr().cast(), self.pfn() + page, dst.len())
+        }
     }
 
-    /// Copies `src` to the page.
+    /// Copies `src` to pages.
     ///
     /// # Safety
     ///
     /// As for [`Entry::copy_to`]; and the entry must be [writable](Entry::writable).
-    pub unsafe fn copy_from(&self, src: &[u8; PAGE_SIZE]) {
-        // SAFETY: As in `copy_to`, and by the caller's promise the process may write to the page,
-        // so it is shared with nobody who may not see the write.
-        unsafe { bindings::mnh_copy_to_pfn(self.pfn(), src.as_ptr().cast()) }
+    pub unsafe fn copy_from(&self, page: usize, src: &[[u8; PAGE_SIZE]]) {
+        // SAFETY: As in `copy_to`, and by the caller's promise the process may write to the pages,
+        // so they are shared with nobody who may not see the write.
+        unsafe { bindings::mnh_copy_to_pfn(self.pfn() + page, src.as_ptr().cast(), src.len()) }
+    }
+
+    /// Copies `pages` pages to memory of the current process, without a page fault: tells whether that
+    /// was possible. Some of it may have been copied if not.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Entry::copy_to`].
+    pub unsafe fn copy_to_user(&self, page: usize, dst: UserPtr, pages: usize) -> bool {
+        // SAFETY: As in `copy_to`. The function checks the user's address.
+        unsafe { bindings::mnh_copy_from_pfn_to_user(dst.as_mut_ptr(), self.pfn() + page, pages) }
+    }
+
+    /// Copies `pages` pages from memory of the current process, without a page fault: tells whether
+    /// that was possible. Some of it may have been copied if not.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Entry::copy_from`].
+    pub unsafe fn copy_from_user(&self, page: usize, src: UserPtr, pages: usize) -> bool {
+        // SAFETY: As in `copy_from`. The function checks the user's address.
+        unsafe { bindings::mnh_copy_to_pfn_from_user(self.pfn() + page, src.as_const_ptr(), pages) }
+    }
+}
+
+/// Copies `pages` pages from the frame `src` on to the frame `dst` on.
+///
+/// # Safety
+///
+/// The frames must be memory that the CPU can reach, that nobody writes to and that stays where it is
+/// for the length of the call; those from `dst` on must be the caller's to write.
+///
+/// C: `copy_highpage()`.
+pub unsafe fn copy_frames(dst: usize, src: usize, pages: usize) {
+    // SAFETY: By the caller's promise.
+    unsafe { bindings::mnh_copy_pfns(dst, src, pages) }
+}
+
+/// Fills `pages` pages from the frame `dst` on with zeroes.
+///
+/// # Safety
+///
+/// The frames must be memory that the CPU can reach, and the caller's to write.
+///
+/// C: `clear_highpage()`.
+pub unsafe fn clear_frames(dst: usize, pages: usize) {
+    // SAFETY: By the caller's promise.
+    unsafe { bindings::mnh_clear_pfns(dst, pages) }
+}
+
+/// Pages of the system's memory that belong to the driver, which are neighbours.
+///
+/// # Invariants
+///
+/// `pfn` is the first of 2<sup>`order`</sup> pages that were allocated together.
+#[derive(Debug)]
+pub struct OwnPages {
+    pfn: usize,
+    order: u32,
+}
+
+impl OwnPages {
+    /// 2<sup>`order`</sup> pages, with undefined contents, if there are any.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// C: `alloc_pages()`.
+    pub fn new(order: u32) -> Option<Self> {
+        // SAFETY: May sleep, which is all that the function asks for.
+        let pfn = unsafe { bindings::mnh_alloc_pages(order) };
+        // INVARIANT: They were just allocated.
+        (pfn != 0).then_some(Self { pfn, order })
+    }
+
+    /// The number of the first page frame.
+    pub const fn pfn(&self) -> usize {
+        self.pfn
+    }
+}
+
+impl Drop for OwnPages {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. Does not sleep.
+        unsafe { bindings::mnh_free_pages(self.pfn, self.order) };
     }
 }
 
@@ -118,6 +267,19 @@ impl<'a> Pages<'a> {
         &self.range
     }
 
+    /// The one entry that maps all of the range, if the CPU maps it by one: what the entries of the
+    /// single pages say more of is only where each lies.
+    pub fn huge(&self) -> Option<Entry> {
+        let entry = Entry(NonZero::new(*self.pfns.first()?)?);
+        let mapped = 1usize << entry.order();
+        let whole = entry.0.get() & (VALID | ERROR) == VALID
+            && mapped > 1
+            && mapped.is_multiple_of(self.pfns.len())
+            && self.range.first_page().is_multiple_of(self.pfns.len());
+        // INVARIANT: It is valid, as was just checked.
+        whole.then_some(entry)
+    }
+
     /// The pages in order, each with its address in bytes.
     pub fn entries(self) -> impl Iterator<Item = (usize, PageState)> + 'a {
         let start = self.range.start();
@@ -150,8 +312,8 @@ pub enum View {
         writable: bool,
         /// log2 of the number of pages that the CPU mapped together with this one.
         order: u32,
-        /// Whether it was the page of zeroes that stands for memory never written.
-        zero_page: bool,
+        /// In which memory it was.
+        memory: Memory,
     },
     /// It was not present, or not so that it could be read.
     Empty,
@@ -160,17 +322,92 @@ pub enum View {
     Error,
 }
 
-impl From<&PageState> for View {
-    fn from(state: &PageState) -> Self {
-        match state {
-            PageState::Mapped(entry) => Self::Mapped {
-                writable: entry.writable(),
-                order: entry.order(),
-                // SAFETY: The function compares numbers.
-                zero_page: unsafe { bindings::mnh_is_zero_pfn(entry.pfn()) },
-            },
-            PageState::Empty => Self::Empty,
-            PageState::Error => Self::Error,
+/// Where a page lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// In the system's memory.
+    System,
+    /// It is the page of zeroes that stands for memory never written.
+    Zero,
+    /// In device memory that the CPU cannot reach, of the owner who asked.
+    OwnPrivate,
+    /// In device memory that the CPU can reach, of the owner who asked.
+    OwnCoherent,
+    /// In device memory that the CPU can reach, of another owner.
+    ForeignCoherent,
+}
+
+impl Memory {
+    /// By number, as a buffer remembers them in place of frames.
+    const ALL: [Self; 5] = [
+        Self::System,
+        Self::Zero,
+        Self::OwnPrivate,
+        Self::OwnCoherent,
+        Self::ForeignCoherent,
+    ];
+
+    /// Where the frame lies.
+    ///
+    /// # Safety
+    ///
+    /// It must be mapped by a process, and stay so for the length of the call.
+    unsafe fn of(pfn: usize, asking: Option<Owner>) -> Self {
+        use kernel::bindings::{
+            memory_type_MEMORY_DEVICE_COHERENT as COHERENT,
+            memory_type_MEMORY_DEVICE_PRIVATE as PRIVATE,
+        };
+        let mut owner = core::ptr::null_mut();
+        // SAFETY: A frame that a process maps has a `struct page`, and is not given back to whoever
+        // has the memory before it is unmapped.
+        let kind = unsafe { bindings::mnh_pfn_memory_type(pfn, &mut owner) };
+        let own = asking.is_some() && Owner::from_addr(owner as usize) == asking;
+        match kind {
+            PRIVATE => Self::OwnPrivate,
+            COHERENT if own => Self::OwnCoherent,
+            COHERENT => Self::ForeignCoherent,
+            // SAFETY: The function compares numbers.
+            _ if unsafe { bindings::mnh_is_zero_pfn(pfn) } => Self::Zero,
+            _ => Self::System,
         }
+    }
+}
+
+/// Turns entries into what [`view`] makes a [`View`] of. They are of no use otherwise then.
+///
+/// # Safety
+///
+/// The entries must have been read and checked for a shadow whose lock is held.
+pub(crate) unsafe fn make_views(entries: &mut [usize], asking: Option<Owner>) {
+    let (mut known, mut memory) = (None, Memory::System);
+    for entry in entries.iter_mut().filter(|entry| **entry & VALID != 0) {
+        let pfn = *entry & !(FLAGS | EXCLUSIVE);
+        let order = order(*entry);
+        // What is mapped together is all in the same memory.
+        let together = (order > 0).then_some(pfn >> order);
+        if together.is_none() || together != known {
+            // SAFETY: As long as the lock is held no invalidation of it completes, so it is mapped.
+            memory = unsafe { Memory::of(pfn, asking) };
+            known = together;
+        }
+        *entry = *entry & FLAGS | memory as usize;
+    }
+}
+
+/// What [`make_views`] left of an entry.
+pub(crate) fn view(entry: usize) -> View {
+    if entry & ERROR != 0 {
+        return View::Error;
+    }
+    if entry & VALID == 0 {
+        return View::Empty;
+    }
+    View::Mapped {
+        writable: entry & WRITE != 0,
+        order: order(entry),
+        memory: Memory::ALL
+            .get(entry & !FLAGS)
+            .copied()
+            .unwrap_or(Memory::System),
     }
 }

@@ -1,0 +1,671 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moving pages of a process to other memory, device memory or the system's.
+//!
+//! A migration goes through states that cannot be skipped, each a type. Dropped half-way, it leaves
+//! the process with the pages that it had:
+//!
+//! ```text
+//!  collect ──▶ Collected ──copy──▶ Copied ──commit──▶ Moved ──drop──▶ the CPU uses the new pages
+//!                  │                  │
+//!                 drop               drop ──▶ the CPU uses the old pages
+//! ```
+//!
+//! From `collect` on the pages are locked and no CPU can use them: whoever touches one waits until the
+//! end. So nothing in between may wait for the memory of the process, in particular not for a user's
+//! buffer.
+//!
+//! Pages are moved one by one, or 2 MiB at a time where the CPU maps so much by one entry. If there is
+//! no 2 MiB of the other memory in one piece, the page is split.
+//!
+//! # The shadow
+//!
+//! [`Attachment::migrate`] does all of it and publishes where the pages went. To collect pages is
+//! an invalidation of them, which zaps the old entries and disturbs whoever reads them, but not the
+//! migration, which is a reader too. Publishing happens between `commit` and the end, while the new
+//! pages are locked; if another invalidation has interfered, nothing is published and the pages are
+//! moved all the same.
+//!
+//! # Locks
+//!
+//! mmap lock → locks of the folios → the shadow's lock.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h)
+//!
+//! [`Attachment::migrate`]: crate::notifier::Attachment::migrate
+
+use crate::{
+    bindings::{self, migrate_vma},
+    fault::{Buffer, DEFAULT_TIMEOUT},
+    mirror::{Mirror, Subscription},
+    mmap::MmapReadKillable,
+    notifier::{Attachment, PerMmMirror},
+    pages::{self, HUGE_ORDER, HUGE_PAGES},
+    range::{Owner, PageRange},
+    wait::Deadline,
+};
+use core::marker::PhantomData;
+use kernel::{
+    alloc::Flags,
+    error::to_result,
+    mm::{
+        virt::{self, VmaRef},
+        MmWithUser,
+    },
+    page::PAGE_SHIFT,
+    prelude::*,
+};
+
+const VALID: usize = bindings::MIGRATE_PFN_VALID as usize;
+const MIGRATE: usize = bindings::MIGRATE_PFN_MIGRATE as usize;
+const WRITE: usize = bindings::MIGRATE_PFN_WRITE as usize;
+const COMPOUND: usize = bindings::MIGRATE_PFN_COMPOUND as usize;
+const SHIFT: u32 = bindings::MIGRATE_PFN_SHIFT as u32;
+
+/// The most pages that one migration moves: 2 MiB.
+pub const MOST_PAGES: usize = HUGE_PAGES;
+
+/// A new page, or 2 MiB in one piece, that nobody knows yet: where a page can go.
+///
+/// # Invariants
+///
+/// The folio has 2<sup>`order`</sup> pages, and this is the one reference to it.
+#[must_use]
+pub struct Destination {
+    folio: LockedFolio,
+    order: u32,
+}
+
+/// A lock of a folio and a reference to it.
+///
+/// # Invariants
+///
+/// Owns both, of the folio that begins with the frame.
+pub(crate) struct LockedFolio(usize);
+
+impl LockedFolio {
+    /// # Safety
+    ///
+    /// `pfn` must be the first frame of a folio that is locked; the caller gives away the lock and a
+    /// reference.
+    pub(crate) const unsafe fn new(pfn: usize) -> Self {
+        // INVARIANT: By the caller's promise.
+        Self(pfn)
+    }
+}
+
+impl Drop for LockedFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::mnh_folio_unlock_put(self.0) };
+    }
+}
+
+impl Destination {
+    /// # Safety
+    ///
+    /// As for [`LockedFolio::new`]; and the type invariant.
+    pub(crate) const unsafe fn new(pfn: usize, order: u32) -> Self {
+        // INVARIANT: By the caller's promise.
+        Self {
+            // SAFETY: By the caller's promise.
+            folio: unsafe { LockedFolio::new(pfn) },
+            order,
+        }
+    }
+
+    /// 2<sup>`order`</sup> pages of the system's memory, near to where `at` is used. Contents are
+    /// undefined.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// C: `vma_alloc_folio()`, `folio_alloc()`.
+    pub fn system(order: u32, at: Option<Place<'_>>) -> Option<Self> {
+        // SAFETY: The VMA is valid and the address in it.
+        let pfn = unsafe {
+            match at {
+                Some(Place { vma, addr }) => {
+                    bindings::mnh_vma_alloc_folio_locked(order, vma.as_ptr(), addr)
+                }
+                None => bindings::mnh_folio_alloc_locked(order),
+            }
+        };
+        // SAFETY: A new folio, which was locked.
+        (pfn != 0).then(|| unsafe { Self::new(pfn, order) })
+    }
+
+    /// The number of the first page frame.
+    pub const fn pfn(&self) -> usize {
+        self.folio.0
+    }
+
+    /// log2 of the number of pages.
+    pub const fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// What the core takes for the folio with its lock and reference.
+    fn into_raw(self) -> usize {
+        let compound = if self.order > 0 { COMPOUND } else { 0 };
+        let raw = self.pfn() << SHIFT | VALID | compound;
+        core::mem::forget(self);
+        raw
+    }
+}
+
+/// Where in an address space.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    vma: &'a VmaRef,
+    addr: usize,
+}
+
+/// What is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    pfn: Option<usize>,
+    pages: usize,
+}
+
+impl Source {
+    /// The number of the first page frame; [`None`] for memory that was never written, which is zero.
+    pub const fn pfn(&self) -> Option<usize> {
+        self.pfn
+    }
+
+    /// How many pages.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn page(&self, index: usize) -> Self {
+        Self {
+            pfn: self.pfn.map(|pfn| pfn + index),
+            pages: 1,
+        }
+    }
+}
+
+/// Who moves pages: gives them a place, and copies what is in them.
+pub trait Mover {
+    /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one.
+    /// Without one for the latter, 512 smaller ones are asked for.
+    ///
+    /// # Context
+    ///
+    /// May sleep, but not wait for the memory of the process; other pages of it are locked.
+    fn allocate(&mut self, order: u32, at: Option<Place<'_>>) -> Option<Destination>;
+
+    /// Copies `source` to `destination`, or clears it. Both have as many pages.
+    ///
+    /// # Context
+    ///
+    /// As for [`Self::allocate`]. Nobody else uses either meanwhile.
+    fn copy(&mut self, source: Source, destination: &Destination);
+}
+
+/// Which pages are collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// Pages of the system's memory, and anonymous memory that was never touched.
+    System,
+    /// Pages of device-private memory of the owner.
+    Private(Owner),
+    /// Pages of device-coherent memory of the owner.
+    Coherent(Owner),
+}
+
+impl Select {
+    fn flags(self) -> usize {
+        let memory = match self {
+            Self::System => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
+            Self::Private(_) => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+            Self::Coherent(_) => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+        };
+        memory as usize
+    }
+}
+
+/// What a migration keeps of each of up to `pages` pages: 16 bytes. It may be used for any number of
+/// migrations, one at a time.
+pub struct Room {
+    src: KVec<usize>,
+    dst: KVec<usize>,
+}
+
+impl Room {
+    /// Room for `pages` pages, [`MOST_PAGES`] at most.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if the flags let it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(pages: usize, flags: Flags) -> Result<Self> {
+        let pages = pages.min(MOST_PAGES);
+        Ok(Self {
+            src: KVec::from_elem(0, pages, flags)?,
+            dst: KVec::from_elem(0, pages, flags)?,
+        })
+    }
+
+    /// How many pages there is room for.
+    pub fn pages(&self) -> usize {
+        self.src.len()
+    }
+}
+
+/// A migration that ends when it is dropped.
+///
+/// # Invariants
+///
+/// `args` was filled by `migrate_vma_setup()`, and its arrays are those of the `Room` that is borrowed.
+struct Migration<'a> {
+    args: migrate_vma,
+    vma: &'a VmaRef,
+    committed: bool,
+    _room: PhantomData<&'a mut Room>,
+}
+
+impl<'a> Migration<'a> {
+    fn src(&self) -> &[usize] {
+        // SAFETY: By the type invariant; the room is borrowed.
+        unsafe { core::slice::from_raw_parts(self.args.src, self.args.npages) }
+    }
+
+    fn dst(&self) -> &[usize] {
+        // SAFETY: As in `src`.
+        unsafe { core::slice::from_raw_parts(self.args.dst, self.args.npages) }
+    }
+}
+
+impl Drop for Migration<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            // SAFETY: As in `src`, and nothing else refers to it.
+            let src = unsafe { core::slice::from_raw_parts_mut(self.args.src, self.args.npages) };
+            // What is not to be moved is put back, and the places for it are given up.
+            src.iter_mut().for_each(|entry| *entry &= !MIGRATE);
+        }
+        // SAFETY: By the type invariant the pages are locked for this migration; each entry of `dst`
+        // is zero or a locked folio with a reference.
+        unsafe { bindings::migrate_vma_finalize(&mut self.args) };
+    }
+}
+
+/// Pages that are locked, which no CPU can use.
+#[must_use]
+pub struct Collected<'a>(Migration<'a>);
+
+impl<'a> Collected<'a> {
+    /// Collects those pages of `range` that can be moved and are as `select` says. If they are the
+    /// system's, `originator` is the owner of the invalidation that this causes; the owner of device
+    /// memory is otherwise.
+    ///
+    /// # Context
+    ///
+    /// May sleep. The mmap lock must be held, which a reference to a VMA stands for.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the range is not in `vma`, has more pages than `room`, or the memory is of a kind
+    /// that cannot be moved (hugetlb, of devices, DAX) or not be read.
+    ///
+    /// C: `migrate_vma_setup()`.
+    pub fn collect(
+        vma: &'a VmaRef,
+        range: &PageRange,
+        select: Select,
+        originator: Option<Owner>,
+        room: &'a mut Room,
+    ) -> Result<Self> {
+        let owner = match select {
+            Select::System => originator,
+            // The core compares it with the owner of the memory.
+            Select::Private(owner) | Select::Coherent(owner) => Some(owner),
+        };
+        let args = migrate_vma {
+            flags: (select.flags()
+                | bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize)
+                as c_ulong,
+            ..Self::args(vma, range, owner, room)
+        };
+        if vma.flags() & virt::flags::READ == 0 {
+            return Err(EINVAL);
+        }
+        Self::setup(vma, range, args, room)
+    }
+
+    /// Collects the page of device-private memory that the CPU stumbled on. [`None`] if it should try
+    /// again.
+    ///
+    /// # Safety
+    ///
+    /// `page` must be a page that the page-fault handler has locked and holds, mapped in `range`.
+    pub(crate) unsafe fn collect_for_cpu(
+        vma: &'a VmaRef,
+        range: &PageRange,
+        owner: Owner,
+        page: *mut kernel::bindings::page,
+        room: &'a mut Room,
+    ) -> Result<Self> {
+        let mut flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+        if range.pages() > 1 {
+            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
+        }
+        let args = migrate_vma {
+            flags: flags as c_ulong,
+            fault_page: page,
+            ..Self::args(vma, range, Some(owner), room)
+        };
+        Self::setup(vma, range, args, room)
+    }
+
+    fn args(vma: &VmaRef, range: &PageRange, owner: Option<Owner>, room: &mut Room) -> migrate_vma {
+        migrate_vma {
+            vma: vma.as_ptr(),
+            src: room.src.as_mut_ptr(),
+            dst: room.dst.as_mut_ptr(),
+            start: range.start(),
+            end: range.end(),
+            pgmap_owner: owner.map_or(core::ptr::null_mut(), |owner| owner.addr() as *mut c_void),
+            ..Default::default()
+        }
+    }
+
+    fn setup(
+        vma: &'a VmaRef,
+        range: &PageRange,
+        mut args: migrate_vma,
+        room: &'a mut Room,
+    ) -> Result<Self> {
+        if range.pages() > room.pages() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The VMA is valid and the mmap lock held, as there is a reference; the arrays have
+        // room for each page.
+        to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
+        // INVARIANT: It was set up.
+        Ok(Self(Migration {
+            args,
+            vma,
+            committed: false,
+            _room: PhantomData,
+        }))
+    }
+
+    /// How many folios were collected, and holes in the page tables.
+    pub fn folios(&self) -> usize {
+        count(self.0.src(), MIGRATE)
+    }
+
+    /// Lets `mover` give places to the pages, and copy them. Pages without a place stay.
+    ///
+    /// # Context
+    ///
+    /// That of [`Mover`].
+    pub fn copy(mut self, mover: &mut impl Mover) -> Copied<'a> {
+        let migration = &mut self.0;
+        let args = &migration.args;
+        // SAFETY: As in `Migration::src`; the two are distinct, and nothing else refers to them.
+        let (src, dst) = unsafe {
+            (
+                core::slice::from_raw_parts(args.src, args.npages),
+                core::slice::from_raw_parts_mut(args.dst, args.npages),
+            )
+        };
+        place(src, dst, Some((migration.vma, args.start)), mover);
+        Copied(self.0)
+    }
+}
+
+/// Pages that have been copied; the old ones are in force still.
+#[must_use]
+pub struct Copied<'a>(Migration<'a>);
+
+impl<'a> Copied<'a> {
+    /// How many places were found.
+    pub fn places(&self) -> usize {
+        count(self.0.dst(), VALID)
+    }
+
+    /// Puts the new pages in the place of the old ones.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// C: `migrate_vma_pages()`.
+    pub fn commit(self) -> Moved<'a> {
+        let mut migration = self.0;
+        // SAFETY: The pages are locked, and those with an entry in `dst` copied.
+        unsafe { bindings::migrate_vma_pages(&mut migration.args) };
+        migration.committed = true;
+        Moved(migration)
+    }
+}
+
+/// Pages that are where they were to go, and still locked: no CPU uses them before this is dropped.
+#[must_use = "dropping ends the migration, so that the pages can be used again"]
+pub struct Moved<'a>(Migration<'a>);
+
+impl Moved<'_> {
+    /// How many pages were moved.
+    pub fn pages(&self) -> usize {
+        moved(self.0.src(), self.0.dst())
+    }
+
+    /// Notes where the pages are now, as hmm would tell it later. `entries` has as many as there are
+    /// pages in the range.
+    pub(crate) fn fill(&self, entries: &mut [usize]) {
+        entries.fill(0);
+        let both = self.0.src().iter().zip(self.0.dst());
+        for (i, (&src, &dst)) in both.enumerate() {
+            if src & MIGRATE == 0 || dst & VALID == 0 {
+                continue;
+            }
+            let (pfn, writable) = (dst >> SHIFT, src & WRITE != 0);
+            if dst & COMPOUND == 0 {
+                entries[i] = pages::entry(pfn, 0, writable);
+                continue;
+            }
+            let huge = entries[i..].iter_mut().take(HUGE_PAGES);
+            for (page, entry) in huge.enumerate() {
+                *entry = pages::entry(pfn + page, HUGE_ORDER, writable);
+            }
+        }
+    }
+}
+
+fn count(entries: &[usize], flag: usize) -> usize {
+    entries.iter().filter(|entry| **entry & flag != 0).count()
+}
+
+/// How many pages were moved, of which both ends are known.
+fn moved(src: &[usize], dst: &[usize]) -> usize {
+    let moved = src
+        .iter()
+        .zip(dst)
+        .filter(|(&src, &dst)| src & MIGRATE != 0 && dst & VALID != 0);
+    moved
+        .map(|(_, &dst)| if dst & COMPOUND != 0 { HUGE_PAGES } else { 1 })
+        .sum()
+}
+
+/// Fills `dst` with places for what `src` has, and copies it. Pages of 2 MiB are split if need be
+/// where `at` tells whose they are: the core can do that for a VMA only.
+fn place(src: &[usize], dst: &mut [usize], at: Option<(&VmaRef, usize)>, mover: &mut impl Mover) {
+    let place = |i: usize| {
+        at.map(|(vma, start)| Place {
+            vma,
+            addr: start + (i << PAGE_SHIFT),
+        })
+    };
+    let mut next = 0;
+    while next < src.len() {
+        let (i, entry) = (next, src[next]);
+        let pages = match entry & COMPOUND {
+            0 => 1,
+            _ => HUGE_PAGES.min(src.len() - i),
+        };
+        next += pages;
+        if entry & MIGRATE == 0 {
+            continue;
+        }
+        let source = Source {
+            pfn: (entry & VALID != 0).then_some(entry >> SHIFT),
+            pages,
+        };
+        let order = if pages == HUGE_PAGES { HUGE_ORDER } else { 0 };
+        if pages == 1 || order > 0 {
+            if let Some(new) = mover.allocate(order, place(i)) {
+                debug_assert_eq!(new.order(), order);
+                mover.copy(source, &new);
+                dst[i] = new.into_raw();
+                continue;
+            }
+        }
+        if pages == 1 || at.is_none() {
+            continue;
+        }
+        let mut complete = true;
+        for page in 0..pages {
+            let Some(new) = mover.allocate(0, place(i + page)) else {
+                complete = false;
+                break;
+            };
+            mover.copy(source.page(page), &new);
+            dst[i + page] = new.into_raw();
+        }
+        // The core takes it for granted that a hole of 2 MiB is filled.
+        if !complete && source.pfn.is_none() {
+            for entry in &mut dst[i..i + pages] {
+                if *entry != 0 {
+                    // SAFETY: That is what the entry was made of; the core has not seen it.
+                    drop(unsafe { LockedFolio::new(*entry >> SHIFT) });
+                    *entry = 0;
+                }
+            }
+        }
+    }
+}
+
+/// Moves whatever is in use of the `room.pages()` pages of device memory from the frame `first` on,
+/// without knowing who uses it. Returns how many were moved; others may be in use elsewhere just
+/// now, or find no place. What is mapped 2 MiB at a time finds one if `mover` has as much in one piece.
+///
+/// # Context
+///
+/// May sleep. No lock of a page may be held.
+///
+/// # Safety
+///
+/// The frames must be of device memory that is not removed meanwhile, and begin and end where its 2 MiB
+/// do.
+///
+/// C: `migrate_device_range()`.
+pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover) -> usize {
+    let (src, dst) = (&mut room.src, &mut room.dst);
+    dst.fill(0);
+    // SAFETY: By the caller's promise; the arrays are as long.
+    unsafe { bindings::migrate_device_range(src.as_mut_ptr(), first, src.len()) };
+    place(src, dst, None, mover);
+    // SAFETY: The pages are locked and copied.
+    unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+    let moved = moved(src, dst);
+    // SAFETY: As above.
+    unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+    moved
+}
+
+/// All but the end of a migration.
+fn move_pages<'a>(
+    vma: &'a VmaRef,
+    range: &PageRange,
+    select: Select,
+    originator: Option<Owner>,
+    mover: &mut impl Mover,
+    room: &'a mut Room,
+) -> Result<Moved<'a>> {
+    let collected = Collected::collect(vma, range, select, originator, room)?;
+    Ok(collected.copy(mover).commit())
+}
+
+/// What came of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// Where it ended, in bytes: what comes after is in another VMA, or more than there was room for.
+    pub end: usize,
+    /// How many pages were moved.
+    pub pages: usize,
+}
+
+impl<T: PerMmMirror> Attachment<T> {
+    /// Moves pages of the first part of `range`, as far as `room` and one VMA go: those that are as
+    /// `select` says, and can be moved, and for which `mover` has a place. Pages that are in use
+    /// elsewhere just now stay where they are.
+    ///
+    /// With `publish`, the shadow takes in where the pages went, unless something interferes; the
+    /// device faults as for any other page then. Without, or if it was not [`Select::System`], it is
+    /// just rid of where they were.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes the mmap lock for reading, so it must not be held.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: there is no VMA at the start of the range, or one that cannot be read, or whose
+    ///   memory cannot be moved; or `mm` is not the address space of this mirror.
+    /// - `EFAULT`: the OOM reaper has emptied the address space.
+    /// - `EINTR`: the task is being killed.
+    /// - `EBUSY`: the pages were being invalidated for a second.
+    /// - What the shadow returns. The pages are moved all the same.
+    ///
+    /// C: `migrate_vma_setup()`, `migrate_vma_pages()`, `migrate_vma_finalize()`.
+    pub fn migrate(
+        &self,
+        mm: &MmWithUser,
+        range: &PageRange,
+        select: Select,
+        mover: &mut impl Mover,
+        room: &mut Room,
+        publish: Option<(&mut Buffer, &mut <T as Mirror>::Reserve)>,
+    ) -> Result<Migrated> {
+        if !core::ptr::eq(mm.as_raw(), self.mm().as_raw()) {
+            return Err(EINVAL);
+        }
+        let mmap = MmapReadKillable::lock(mm)?;
+        let vma = mmap.vma(range.start()).ok_or(EINVAL)?;
+        let part = PageRange::new(range.start(), range.end().min(vma.end()))?;
+        let part = part.chunks(room.pages()).next().ok_or(EINVAL)?;
+        let moved = match publish {
+            Some((buffer, reserve)) if select == Select::System => {
+                let (guard, moved) = self.publish(
+                    part,
+                    &Deadline::after(DEFAULT_TIMEOUT),
+                    buffer.room(&part)?,
+                    Some(reserve),
+                    move |reading, entries| {
+                        let originator = Some(reading.identity());
+                        let moved = move_pages(vma, &part, select, originator, mover, room)?;
+                        moved.fill(entries);
+                        Ok(Some(moved))
+                    },
+                )?;
+                // The migration ends without the lock of the shadow.
+                drop(guard);
+                moved.map_or(0, |moved| moved.pages())
+            }
+            _ => move_pages(vma, &part, select, None, mover, room)?.pages(),
+        };
+        Ok(Migrated {
+            end: part.end(),
+            pages: moved,
+        })
+    }
+}
