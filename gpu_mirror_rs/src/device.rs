@@ -4,16 +4,19 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{counters::Counters, file::File};
+use crate::{counters::Counters, file::File, memory::Memory, module_parameters};
 use kernel::{
-    debugfs::Dir,
+    debugfs::{self, Dir},
+    fmt,
     miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
     prelude::*,
     sync::{atomic::Atomic, Arc},
 };
+use mmu_notifier_helpers::device_memory::Kind;
 
-/// The names of the nodes, in the order of the devices.
-const NAMES: [&CStr; 2] = [c"hmm_dmirror0", c"hmm_dmirror1"];
+/// The names of the nodes of devices with private memory, and of those with coherent memory.
+const PRIVATE: [&CStr; 2] = [c"hmm_dmirror0", c"hmm_dmirror1"];
+const COHERENT: [&CStr; 2] = [c"hmm_dmirror2", c"hmm_dmirror3"];
 
 /// All the devices: what the module is while it is loaded.
 pub(crate) struct Devices(#[expect(dead_code)] KVec<Pin<KBox<Device>>>);
@@ -21,10 +24,23 @@ pub(crate) struct Devices(#[expect(dead_code)] KVec<Pin<KBox<Device>>>);
 impl kernel::Module for Devices {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let debugfs = Dir::new(c"gpu_mirror_rs");
-        let mut devices = KVec::with_capacity(NAMES.len(), GFP_KERNEL)?;
-        for name in NAMES {
-            let device = KBox::try_pin_init(Device::register(name, &debugfs), GFP_KERNEL)?;
-            devices.push(device, GFP_KERNEL)?;
+        let mut devices = KVec::with_capacity(PRIVATE.len() + COHERENT.len(), GFP_KERNEL)?;
+        let spm = [
+            *module_parameters::spm_addr_dev0.value_ref(),
+            *module_parameters::spm_addr_dev1.value_ref(),
+        ];
+        let mut register = |name, kind| -> Result {
+            let device = KBox::try_pin_init(Device::register(name, kind, &debugfs), GFP_KERNEL)?;
+            Ok(devices.push(device, GFP_KERNEL)?)
+        };
+        for name in PRIVATE {
+            register(name, Kind::Private)?;
+        }
+        // As in C, the one is not used without the other.
+        if !spm.contains(&0) {
+            for (name, addr) in COHERENT.into_iter().zip(spm) {
+                register(name, Kind::Coherent(addr))?;
+            }
         }
         Ok(Self(devices))
     }
@@ -33,9 +49,16 @@ impl kernel::Module for Devices {
 /// One device.
 #[pin_data]
 pub(crate) struct Device {
-    shared: Arc<Shared>,
+    // Before what it makes reachable: nobody opens the node of a device that is taken apart.
     #[pin]
     pub(crate) registration: MiscDeviceRegistration<File>,
+    shared: Arc<Shared>,
+    /// How many pages of the memory are in use, for debugfs.
+    #[pin]
+    _memory_used: debugfs::File<Arc<Memory>>,
+    /// How many there are at most.
+    #[pin]
+    _memory_total: debugfs::File<Arc<Memory>>,
 }
 
 /// What the open files of a device share. They keep it alive, though not the node.
@@ -47,27 +70,52 @@ pub(crate) struct Shared {
     pub(crate) debugfs: Dir,
     /// How many mirrors there have been.
     pub(crate) mirrors: Atomic<u64>,
+    /// How many files are open.
+    pub(crate) open: Atomic<u64>,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Shared {
+    fn new(debugfs: Dir, memory: Arc<Memory>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            counters <- Counters::new(&debugfs),
+            debugfs: debugfs.clone(),
+            mirrors: Atomic::new(0),
+            open: Atomic::new(0),
+            memory,
+        }? Error)
+    }
 }
 
 impl Device {
     /// Makes the node `name` and its directory of counters in `debugfs`.
     ///
     /// A device is the only place where a [`MiscDeviceRegistration`] for [`File`] is made.
-    pub(crate) fn register(name: &'static CStr, debugfs: &Dir) -> impl PinInit<Self, Error> {
+    pub(crate) fn register(
+        name: &'static CStr,
+        kind: Kind,
+        debugfs: &Dir,
+    ) -> impl PinInit<Self, Error> {
         let dir = debugfs.subdir(name);
-        let shared = Arc::pin_init(
-            try_pin_init!(Shared {
-                counters <- Counters::new(&dir),
-                debugfs: dir.clone(),
-                mirrors: Atomic::new(0),
-            }? Error),
-            GFP_KERNEL,
-        );
-        try_pin_init!(Self {
-            shared: shared?,
-            // The last field: the node can be opened before the call returns.
-            registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
-        }? Error)
+        pin_init::pin_init_scope(move || {
+            let memory = Arc::new(Memory::new(kind)?, GFP_KERNEL)?;
+            let shared = Arc::pin_init(Shared::new(dir.clone(), memory.clone()), GFP_KERNEL)?;
+            Ok(try_pin_init!(Self {
+                _memory_used <- dir.read_callback_file(
+                    c"memory_used",
+                    Ok::<_, Error>(memory.clone()),
+                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| writeln!(f, "{}", memory.used()),
+                ),
+                _memory_total <- dir.read_callback_file(
+                    c"memory_total",
+                    Ok::<_, Error>(memory),
+                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| writeln!(f, "{}", memory.total()),
+                ),
+                shared,
+                // The last one: the node can be opened before the call returns.
+                registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
+            }? Error))
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

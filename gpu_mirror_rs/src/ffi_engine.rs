@@ -2,35 +2,117 @@
 
 //! The engine that lets the CPU copy.
 
-use crate::{engine::Engine, page_table::PageTable};
-use kernel::page::PAGE_SIZE;
-use mmu_notifier_helpers::{pages::Entry, range::PageRange};
+use crate::{
+    engine::{Engine, Resolve},
+    page_table::{PageTable, Run},
+};
+use kernel::{
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    uaccess::UserPtr,
+};
+use mmu_notifier_helpers::{
+    migrate::{Destination, Source},
+    pages::{self, Entry},
+    range::PageRange,
+};
 
 /// The CPU.
 pub(crate) struct CpuEngine;
 
+/// Calls `copy` for each piece of `range`, with its entry, the page of that to begin with, the page of
+/// the range and how many pages, until it says no or an entry is missing. Returns how many pages were
+/// copied.
+fn copy_each(
+    table: &PageTable<Entry>,
+    range: PageRange,
+    mut copy: impl FnMut(&Entry, usize, usize, usize) -> bool,
+) -> usize {
+    let mut done = 0;
+    for run in table.runs(range) {
+        match run {
+            Run::Pages(entries) => {
+                for entry in entries.iter().flatten() {
+                    if !copy(entry, 0, done, 1) {
+                        return done;
+                    }
+                    done += 1;
+                }
+            }
+            Run::Huge {
+                entry,
+                first,
+                pages,
+            } => {
+                if !copy(entry, first, done, pages) {
+                    return done;
+                }
+                done += pages;
+            }
+        }
+    }
+    done
+}
+
 impl Engine for CpuEngine {
     fn read(&self, table: &PageTable<Entry>, range: PageRange, buffer: &mut [u8]) -> usize {
-        let data = buffer
-            .chunks_mut(PAGE_SIZE)
-            .filter_map(<[u8]>::first_chunk_mut);
-        // No entry is a huge one, so each names its page.
-        let pages = table.mapped(range).zip(data);
-        // SAFETY: A table of entries exists as the shadow of a notifier only, and is borrowed here,
-        // so the shadow's lock is held; the entry is in it. No request of this driver has an owner,
-        // so it is of no device memory.
-        pages
-            .map(|(page, data)| unsafe { page.entry.copy_to(data) })
-            .count()
+        let (data, _) = buffer.as_chunks_mut::<PAGE_SIZE>();
+        copy_each(table, range, |entry, page, at, pages| {
+            let Some(data) = data.get_mut(at..at + pages) else {
+                return false;
+            };
+            // SAFETY: A table of entries exists as the shadow of a notifier only, and is borrowed
+            // here, so the shadow's lock is held; the entry is in it, and maps the pages. It names
+            // no private memory, which the shadow resolved when it took the entry in.
+            unsafe { entry.copy_to(page, data) };
+            true
+        })
     }
 
     fn write(&self, table: &PageTable<Entry>, range: PageRange, buffer: &[u8]) -> usize {
-        let data = buffer.chunks(PAGE_SIZE).filter_map(<[u8]>::first_chunk);
-        let writable = table.mapped(range).take_while(|page| page.entry.writable());
-        // SAFETY: As in `read`, and the entry is writable.
-        writable
-            .zip(data)
-            .map(|(page, data)| unsafe { page.entry.copy_from(data) })
-            .count()
+        let (data, _) = buffer.as_chunks::<PAGE_SIZE>();
+        copy_each(table, range, |entry, page, at, pages| {
+            let Some(data) = data.get(at..at + pages).filter(|_| entry.writable()) else {
+                return false;
+            };
+            // SAFETY: As in `read`, and the entry is writable.
+            unsafe { entry.copy_from(page, data) };
+            true
+        })
+    }
+
+    fn read_to_user(&self, table: &PageTable<Entry>, range: PageRange, user: UserPtr) -> usize {
+        copy_each(table, range, |entry, page, at, pages| {
+            let user = user.wrapping_byte_add(at << PAGE_SHIFT);
+            // SAFETY: As in `read`.
+            unsafe { entry.copy_to_user(page, user, pages) }
+        })
+    }
+
+    fn write_from_user(&self, table: &PageTable<Entry>, range: PageRange, user: UserPtr) -> usize {
+        copy_each(table, range, |entry, page, at, pages| {
+            let user = user.wrapping_byte_add(at << PAGE_SHIFT);
+            // SAFETY: As in `write`.
+            entry.writable() && unsafe { entry.copy_from_user(page, user, pages) }
+        })
+    }
+
+    fn migrate(&self, memory: &impl Resolve, source: Source, destination: &Destination) {
+        let resolve = |pfn| memory.backing(pfn).unwrap_or((pfn, usize::MAX));
+        let mut done = 0;
+        while done < source.pages() {
+            let (dst, mut pages) = resolve(destination.pfn() + done);
+            pages = pages.min(source.pages() - done);
+            // SAFETY: Either is locked, and no CPU uses it, so nobody writes to it; private memory was
+            // resolved. The destination is new, and as large as the source.
+            match source.pfn() {
+                Some(first) => {
+                    let (src, neighbours) = resolve(first + done);
+                    pages = pages.min(neighbours);
+                    unsafe { pages::copy_frames(dst, src, pages) };
+                }
+                None => unsafe { pages::clear_frames(dst, pages) },
+            }
+            done += pages;
+        }
     }
 }

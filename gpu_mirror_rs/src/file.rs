@@ -3,30 +3,36 @@
 //! An open device: it mirrors the address space of the process that opened it.
 //!
 //! Port of the file operations of `lib/test_hmm.c`. Where a caller could make C allocate what it
-//! names, this one works through a buffer of bounded size.
+//! names, this one needs a buffer of bounded size, or none.
 
 #![forbid(unsafe_code)]
 
 use crate::{
-    ffi_device,
-    mirror::{self, AddressSpace, Transfer, Walker},
-    page_table::LEAF_PAGES,
-    uapi::{prot, Command, Request},
+    device::Shared,
+    ffi_device, migration,
+    mirror::{self, AddressSpace, Faults, Transfer, Walker, PART_PAGES},
+    page_table::{Reserve, LEAF_PAGES},
+    uapi::{flags, prot, Command, Request},
 };
 use kernel::{
     alloc::flags::__GFP_ZERO,
     fs,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     mm::virt::VmaNew,
-    page::{Page, PAGE_SHIFT},
+    page::Page,
     prelude::*,
-    sync::atomic::{Atomic, Relaxed},
-    uaccess::UserSlice,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc,
+    },
+    uaccess::{UserPtr, UserSlice},
 };
-use mmu_notifier_helpers::{fault::fatal_signal_pending, pages::View, range::PageRange};
-
-/// Pages that are copied in one go: 64 KiB, which a kernel allocates easily and a cache holds.
-const BOUNCE_PAGES: usize = 16;
+use mmu_notifier_helpers::{
+    fault::{fatal_signal_pending, Buffer},
+    mirror::Subscription,
+    pages::{Entry, Memory, View},
+    range::PageRange,
+};
 
 /// log2 of the pages of the huge mappings that `SNAPSHOT` tells apart.
 const PMD_ORDER: u32 = 9;
@@ -36,8 +42,20 @@ const PUD_ORDER: u32 = 18;
 /// that opened it.
 pub(crate) struct File {
     space: AddressSpace,
+    device: Arc<Shared>,
     /// `HMM_DMIRROR_FLAG_*`, as set by the user.
     flags: Atomic<u64>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // An allocation that failed for nobody does not fail for somebody else.
+        self.set_flags(0);
+        if self.device.open.fetch_sub(1, Full) == 1 {
+            // What is busy just now comes back when it is used, or when the module goes.
+            let _ = self.device.memory.evict();
+        }
+    }
 }
 
 #[vtable]
@@ -48,8 +66,11 @@ impl MiscDevice for File {
         let device = ffi_device::shared_of(misc).clone();
         let task = kernel::current!();
         let mm = task.mm().ok_or(EINVAL)?;
+        let space = mirror::mirror(mm, device.clone())?;
+        device.open.fetch_add(1, Full);
         let file = Self {
-            space: mirror::mirror(mm, device)?,
+            space,
+            device,
             flags: Atomic::new(0),
         };
         Ok(KBox::pin(file, GFP_KERNEL)?)
@@ -60,27 +81,43 @@ impl MiscDevice for File {
     /// - `EFAULT`: the command, or the data that it points to, is not there; or a page that the
     ///   device needs cannot be faulted in, for example since the mirrored process is gone.
     /// - `EINVAL`: the range is none (not aligned, empty, overflowing), the request is unknown, or
-    ///   `SNAPSHOT` finds the mirrored process gone.
-    /// - `EPERM`: the device may not write there.
-    /// - `EBUSY`: a page kept being invalidated for a second, or `SNAPSHOT`'s range did.
+    ///   not for this kind of memory; or the mirrored process is gone, for requests that do not fault.
+    /// - `EPERM`: the device may not write there; `CHECK_EXCLUSIVE` found a page that it has alone.
+    /// - `ENOENT`: a page to be moved to the device, or to be had alone, is not there afterwards.
+    /// - `EOPNOTSUPP`: the device cannot have the memory alone, which is not anonymous.
+    /// - `EBUSY`: a page kept being invalidated for a second, or `SNAPSHOT`'s range did, or pages to
+    ///   be released kept being used.
     /// - `EINTR`: the caller is being killed.
     /// - `ENOMEM`.
-    /// - `EOPNOTSUPP`: the request needs device memory.
     fn ioctl(this: Pin<&Self>, _file: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
         let mut command = Command::read(arg)?;
         let range = PageRange::from_pages(command.addr, command.npages)?;
         match Request::from_ioctl(cmd).ok_or(EINVAL)? {
             // The one faults as the other: page-fault handlers may always drop the mmap lock.
-            Request::Read | Request::ReadUnlocked => this.read(range, &mut command)?,
-            Request::Write => this.write(range, &mut command)?,
+            Request::Read | Request::ReadUnlocked => {
+                this.transfer(range, &mut command, Transfer::Read, Faults::All)?
+            }
+            Request::Write => this.transfer(range, &mut command, Transfer::Write, Faults::All)?,
             Request::Snapshot => this.snapshot(range, &mut command)?,
-            Request::Flags => this.flags.store(command.npages, Relaxed),
-            // There is no device memory to give back.
-            Request::Release => (),
-            Request::MigrateToDevice
-            | Request::MigrateToSystem
-            | Request::Exclusive
-            | Request::CheckExclusive => return Err(EOPNOTSUPP),
+            Request::Flags => this.set_flags(command.npages),
+            Request::Release => this.device.memory.evict()?,
+            Request::MigrateToDevice => {
+                migration::to_device(&this.space, &this.device.memory, range)?;
+                this.transfer(range, &mut command, Transfer::Read, Faults::OwnMemory)?;
+            }
+            Request::MigrateToSystem => {
+                let moved = migration::to_system(&this.space, &this.device.memory, range)?;
+                command.cpages = moved as u64;
+            }
+            Request::Exclusive => {
+                this.make_exclusive(range)?;
+                this.transfer(range, &mut command, Transfer::Read, Faults::None)?;
+            }
+            Request::CheckExclusive => {
+                if this.space.lock().any(&range, Entry::exclusive) {
+                    return Err(EPERM);
+                }
+            }
         }
         command.write(arg)?;
         Ok(0)
@@ -102,35 +139,54 @@ impl MiscDevice for File {
 }
 
 impl File {
-    /// `HMM_DMIRROR_READ` and `HMM_DMIRROR_READ_UNLOCKED`: the device reads `range` and gives the
-    /// data to the caller.
-    fn read(&self, range: PageRange, command: &mut Command) -> Result {
-        let mut bounce = Bounce::new(&range)?;
-        let mut walker = Walker::new(&self.space, range);
-        for part in range.chunks(bounce.pages()) {
-            let data = bounce.part(&part);
-            walker.transfer(&part, Transfer::Read(data))?;
-            user_data(command, &range, &part)
-                .writer()
-                .write_slice(data)?;
-            command.advance(&part, &walker)?;
+    /// The device reads `range` and gives the data to the caller, or writes data of the caller there,
+    /// with page faults as `faults` says.
+    fn transfer(
+        &self,
+        range: PageRange,
+        command: &mut Command,
+        transfer: Transfer,
+        faults: Faults,
+    ) -> Result {
+        let mut walker = Walker::new(&self.space, range, faults);
+        let user = UserPtr::from_addr(command.ptr as usize);
+        for part in range.chunks(PART_PAGES) {
+            let user = user.wrapping_byte_add(part.start() - range.start());
+            walker.transfer(&part, transfer, user)?;
+            command.cpages += part.pages() as u64;
+            command.faults = walker.episodes();
+            // A caller that is being killed goes no further.
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
         }
         Ok(())
     }
 
-    /// `HMM_DMIRROR_WRITE`: the device writes data of the caller to `range`.
-    fn write(&self, range: PageRange, command: &mut Command) -> Result {
-        let mut bounce = Bounce::new(&range)?;
-        let mut walker = Walker::new(&self.space, range);
-        for part in range.chunks(bounce.pages()) {
-            let data = bounce.part(&part);
-            user_data(command, &range, &part)
-                .reader()
-                .read_slice(data)?;
-            walker.transfer(&part, Transfer::Write(data))?;
-            command.advance(&part, &walker)?;
+    /// `HMM_DMIRROR_EXCLUSIVE`: takes each page of `range` for the device alone.
+    fn make_exclusive(&self, range: PageRange) -> Result {
+        let mut buffer = Buffer::new(1, GFP_KERNEL)?;
+        let mut reserve = Reserve::default();
+        for page in range.chunks(1) {
+            reserve.fill()?;
+            let mm = self.space.mm().mmget_not_zero().ok_or(EINVAL)?;
+            self.space
+                .make_exclusive(&mm, page.start(), &mut buffer, &mut reserve)?;
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
         }
         Ok(())
+    }
+
+    /// `HMM_DMIRROR_FLAGS`: what is to fail. The one flag is the device's, since a CPU that stumbles on
+    /// a page knows of no file.
+    fn set_flags(&self, new: u64) {
+        let old = self.flags.xchg(new, Relaxed);
+        if (old | new) & flags::FAIL_ALLOC != 0 {
+            let fail = new & flags::FAIL_ALLOC != 0;
+            self.device.memory.control().inject(fail);
+        }
     }
 
     /// `HMM_DMIRROR_SNAPSHOT`: a byte for each page of `range`, which says what is mapped there.
@@ -151,39 +207,24 @@ impl File {
     }
 }
 
-impl Command {
-    /// Notes that `part` is done. A caller that is being killed goes no further.
-    fn advance(&mut self, part: &PageRange, walker: &Walker<'_>) -> Result {
-        self.cpages += part.pages() as u64;
-        self.faults = walker.episodes();
-        if fatal_signal_pending() {
-            return Err(EINTR);
-        }
-        Ok(())
-    }
-}
-
-/// The caller's memory for `part` of a transfer of `range`.
-fn user_data(command: &Command, range: &PageRange, part: &PageRange) -> UserSlice {
-    let start = UserPtr::from_addr(command.ptr as usize);
-    UserSlice::new(
-        start.wrapping_byte_add(part.start() - range.start()),
-        part.len(),
-    )
-}
-
 /// What `SNAPSHOT` says of a page.
 fn protection(view: View) -> u8 {
-    let (writable, order, zero_page) = match view {
+    let (writable, order, memory) = match view {
         View::Error => return prot::ERROR,
         View::Empty => return prot::NONE,
         View::Mapped {
             writable,
             order,
-            zero_page,
-        } => (writable, order, zero_page),
+            memory,
+        } => (writable, order, memory),
     };
-    let kind = if zero_page { prot::ZERO } else { prot::NONE };
+    let kind = match memory {
+        Memory::System => prot::NONE,
+        Memory::Zero => prot::ZERO,
+        Memory::OwnPrivate => prot::DEV_PRIVATE_LOCAL,
+        Memory::OwnCoherent => prot::DEV_COHERENT_LOCAL,
+        Memory::ForeignCoherent => prot::DEV_COHERENT_REMOTE,
+    };
     let access = if writable { prot::WRITE } else { prot::READ };
     let size = match order {
         PMD_ORDER => prot::PMD,
@@ -191,25 +232,4 @@ fn protection(view: View) -> u8 {
         _ => prot::NONE,
     };
     kind | access | size
-}
-
-/// Where data waits between the mirrored process, whose pages are used under a lock, and the
-/// caller's memory, which may fault.
-struct Bounce(KVVec<u8>);
-
-impl Bounce {
-    /// For transfers of `range`.
-    fn new(range: &PageRange) -> Result<Self> {
-        let pages = range.pages().min(BOUNCE_PAGES);
-        Ok(Self(KVVec::from_elem(0, pages << PAGE_SHIFT, GFP_KERNEL)?))
-    }
-
-    fn pages(&self) -> usize {
-        self.0.len() >> PAGE_SHIFT
-    }
-
-    /// Room for `part`.
-    fn part(&mut self, part: &PageRange) -> &mut [u8] {
-        &mut self.0[..part.len()]
-    }
 }

@@ -8,6 +8,7 @@
 //! # Layout
 //!
 //! - `device`: the devices, each a node in `/dev`; `counters`: what they show in debugfs.
+//! - `memory`: the memory of a device; `migration`: moving pages there and back.
 //! - `file`: an open device, its ioctls and `mmap`; [`uapi`]: their numbers and structures.
 //! - `mirror`: the mirrored address space: zap, publish, fault.
 //! - [`page_table`]: the device's page table. Pure, runs on the host.
@@ -21,6 +22,8 @@ mod device;
 #[cfg(CONFIG_RUST)]
 mod engine;
 #[cfg(CONFIG_RUST)]
+mod ffi_backing;
+#[cfg(CONFIG_RUST)]
 mod ffi_device;
 #[cfg(CONFIG_RUST)]
 mod ffi_engine;
@@ -28,6 +31,10 @@ mod ffi_engine;
 mod ffi_shadow;
 #[cfg(CONFIG_RUST)]
 mod file;
+#[cfg(CONFIG_RUST)]
+mod memory;
+#[cfg(CONFIG_RUST)]
+mod migration;
 #[cfg(CONFIG_RUST)]
 mod mirror;
 pub mod page_table;
@@ -43,4 +50,14 @@ kernel::prelude::module! {
     authors: ["mmu_notifier_helpers maintainers"],
     description: "GPU mirror: a device that works on a process's own addresses",
     license: "GPL",
+    params: {
+        spm_addr_dev0: u64 {
+            default: 0,
+            description: "Physical address of 256 MiB that the system does not use, for the first coherent device",
+        },
+        spm_addr_dev1: u64 {
+            default: 0,
+            description: "The same for the second coherent device; there are both or none",
+        },
+    },
 }

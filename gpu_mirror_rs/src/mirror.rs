@@ -7,6 +7,9 @@
 //!
 //! mmap lock → locks of the reverse map → the spinlock of the address space's page tables. All are
 //! taken by the helper crate; nothing here takes another under them.
+//!
+//! The caller's memory is copied from and to under the spinlock as far as that takes no page fault, and
+//! by way of a buffer otherwise: to handle a fault may take the locks above, or for ever.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +18,7 @@ use crate::{
     device::Shared,
     engine::Engine,
     ffi_engine::CpuEngine,
+    ffi_shadow::Shadow,
     page_table::{Leaves, PageTable, Reserve, LEAF_PAGES},
 };
 use kernel::{
@@ -23,12 +27,13 @@ use kernel::{
     prelude::*,
     sync::{atomic::Atomic, Arc},
     time::Delta,
+    uaccess::{UserPtr, UserSlice},
 };
 use mmu_notifier_helpers::{
     fault::{Access, Buffer, Request},
     mirror::{Mirror, Subscription},
     notifier::{Attachment, PerMm},
-    pages::{Entry, View},
+    pages::{Entry, Memory, View},
     range::{Invalidation, PageRange},
 };
 
@@ -49,12 +54,12 @@ impl GpuMirror {
 }
 
 impl Mirror for GpuMirror {
-    type Shadow = PageTable<Entry>;
+    type Shadow = Shadow;
     type Reserve = Reserve<Entry>;
 
-    fn zap(&self, table: &mut PageTable<Entry>, invalidation: &Invalidation) {
+    fn zap(&self, shadow: &mut Shadow, invalidation: &Invalidation) {
         self.count(|c| &c.invalidations, 1);
-        table.zap(invalidation.range());
+        shadow.zap(invalidation.range());
     }
 
     fn collided(&self, _range: &PageRange) {
@@ -78,6 +83,7 @@ pub(crate) type AddressSpace = Attachment<GpuMirror>;
 /// Mirrors `mm` in `device`.
 pub(crate) fn mirror(mm: &MmWithUser, device: Arc<Shared>) -> Result<AddressSpace> {
     let counters = MirrorCounters::new(&device)?;
+    let shadow = Shadow::new(device.memory.clone())?;
     let mirror = Arc::pin_init(
         try_pin_init!(GpuMirror {
             device,
@@ -85,36 +91,79 @@ pub(crate) fn mirror(mm: &MmWithUser, device: Arc<Shared>) -> Result<AddressSpac
         }? Error),
         GFP_KERNEL,
     )?;
-    Attachment::new(PerMm::get(mm)?, mirror, PageTable::new()?)
+    Attachment::new(PerMm::get(mm)?, mirror, shadow)
 }
 
 /// Which way data goes.
-pub(crate) enum Transfer<'a> {
-    /// From the mirrored process to the buffer.
-    Read(&'a mut [u8]),
-    /// From the buffer to the mirrored process.
-    Write(&'a [u8]),
+#[derive(Clone, Copy)]
+pub(crate) enum Transfer {
+    /// From the mirrored process to the caller.
+    Read,
+    /// From the caller to the mirrored process.
+    Write,
 }
 
-impl Transfer<'_> {
-    fn access(&self) -> Access {
+/// Where a transfer stopped.
+enum Stop {
+    /// At its end.
+    End,
+    /// At a page that is not mapped for it, the address of which this is.
+    Missing(usize),
+    /// At memory of the caller's that is not there.
+    Caller,
+}
+
+impl Transfer {
+    fn access(self) -> Access {
         match self {
-            Self::Read(_) => Access::Read,
-            Self::Write(_) => Access::Write,
+            Self::Read => Access::Read,
+            Self::Write => Access::Write,
         }
     }
 
-    /// Moves what the table lets it of `range`, of which the first `done` pages are done. Returns
-    /// how many are done after that.
-    fn advance(&mut self, table: &PageTable<Entry>, range: &PageRange, done: usize) -> usize {
-        let Some(rest) = tail(range, done) else {
-            return done;
+    /// Moves what can be moved of `range`, of which `done` pages are done, between the pages and the
+    /// caller's memory at `user`. Tells where it stopped.
+    fn advance(
+        self,
+        table: &PageTable<Entry>,
+        range: &PageRange,
+        user: UserPtr,
+        done: &mut usize,
+    ) -> Stop {
+        let Some(rest) = tail(range, *done) else {
+            return Stop::End;
         };
-        let bytes = done << PAGE_SHIFT;
-        done + match self {
-            Self::Read(buffer) => CpuEngine.read(table, rest, &mut buffer[bytes..]),
-            Self::Write(buffer) => CpuEngine.write(table, rest, &buffer[bytes..]),
+        let user = user.wrapping_byte_add(*done << PAGE_SHIFT);
+        *done += match self {
+            Self::Read => CpuEngine.read_to_user(table, rest, user),
+            Self::Write => CpuEngine.write_from_user(table, rest, user),
+        };
+        let Some(rest) = tail(range, *done) else {
+            return Stop::End;
+        };
+        match table.mapped(rest).next() {
+            Some(page) if matches!(self, Self::Read) || page.entry.writable() => Stop::Caller,
+            _ => Stop::Missing(rest.start()),
         }
+    }
+
+    /// The same with a buffer of the kernel, which is as long as `range`.
+    fn advance_buffer(
+        self,
+        table: &PageTable<Entry>,
+        range: &PageRange,
+        buffer: &mut [u8],
+        done: &mut usize,
+    ) -> Stop {
+        let Some(rest) = tail(range, *done) else {
+            return Stop::End;
+        };
+        let buffer = &mut buffer[*done << PAGE_SHIFT..];
+        *done += match self {
+            Self::Read => CpuEngine.read(table, rest, buffer),
+            Self::Write => CpuEngine.write(table, rest, buffer),
+        };
+        tail(range, *done).map_or(Stop::End, |rest| Stop::Missing(rest.start()))
     }
 }
 
@@ -132,11 +181,29 @@ fn tail(range: &PageRange, pages: usize) -> Option<PageRange> {
 /// time that the helper crate gives it.
 const PATIENCE: Delta = Delta::from_millis(200);
 
+/// Which pages the device may fault in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Faults {
+    /// All.
+    All,
+    /// Those that are in its own memory.
+    OwnMemory,
+    /// None.
+    None,
+}
+
+/// Pages that go through the buffer in one go: 64 KiB, which a kernel allocates easily and a cache
+/// holds. Nor are more copied at a time while the page table is locked.
+pub(crate) const PART_PAGES: usize = 16;
+
 /// Lets the device work on one range, page faults included.
 pub(crate) struct Walker<'a> {
     space: &'a AddressSpace,
     range: PageRange,
+    faults: Faults,
     faulter: Option<Faulter>,
+    /// Where data waits when the caller's memory is not there. Most walks do without.
+    bounce: KVVec<u8>,
     episodes: u64,
 }
 
@@ -151,12 +218,14 @@ struct Faulter {
 }
 
 impl<'a> Walker<'a> {
-    /// A walk over `range` of `space`.
-    pub(crate) fn new(space: &'a AddressSpace, range: PageRange) -> Self {
+    /// A walk over `range` of `space`, which may fault in what `faults` says.
+    pub(crate) fn new(space: &'a AddressSpace, range: PageRange, faults: Faults) -> Self {
         Self {
             space,
             range,
+            faults,
             faulter: None,
+            bounce: KVVec::new(),
             episodes: 0,
         }
     }
@@ -167,28 +236,77 @@ impl<'a> Walker<'a> {
         self.episodes
     }
 
-    /// Moves the data of `part`, which lies in the range of the walk and is as long as the buffer
-    /// of the transfer.
+    /// Moves the data of `part`, which lies in the range of the walk and has [`PART_PAGES`] pages at
+    /// most, from or to the caller's memory at `user`.
     ///
     /// Each fault is followed by the transfer under the same lock, so that each makes progress
     /// however often the memory is invalidated.
     ///
     /// # Errors
     ///
-    /// Those of [`Subscription::fault`], and `EFAULT` when the process is gone or what was
-    /// faulted in does not permit the access all the same.
-    pub(crate) fn transfer(&mut self, part: &PageRange, mut transfer: Transfer<'_>) -> Result {
-        let mut done = transfer.advance(&self.space.lock(), part, 0);
-        while let Some(missing) = tail(part, done) {
-            let before = done;
-            self.fault(missing.start(), transfer.access(), |table| {
-                done = transfer.advance(table, part, done);
-            })?;
-            if done == before {
+    /// Those of [`Subscription::fault`], and `EFAULT` when the process is gone, or what was
+    /// faulted in does not permit the access all the same, or the caller's memory cannot be accessed.
+    /// `ENOENT` for a page that must not be faulted in.
+    pub(crate) fn transfer(
+        &mut self,
+        part: &PageRange,
+        transfer: Transfer,
+        user: UserPtr,
+    ) -> Result {
+        let mut done = 0;
+        let stop = self.work(part, transfer, &mut done, |table, done| {
+            transfer.advance(table, part, user, done)
+        })?;
+        match (stop, tail(part, done)) {
+            (Stop::Caller, Some(rest)) => {
+                self.bounce(&rest, transfer, user.wrapping_byte_add(done << PAGE_SHIFT))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same by way of a buffer, so that the caller's memory is accessed without a lock.
+    fn bounce(&mut self, part: &PageRange, transfer: Transfer, user: UserPtr) -> Result {
+        let mut bounce = core::mem::take(&mut self.bounce);
+        if bounce.len() < part.len() {
+            bounce = KVVec::from_elem(0, PART_PAGES << PAGE_SHIFT, GFP_KERNEL)?;
+        }
+        let data = bounce.get_mut(..part.len()).ok_or(EINVAL)?;
+        if let Transfer::Write = transfer {
+            UserSlice::new(user, part.len()).reader().read_slice(data)?;
+        }
+        let mut done = 0;
+        self.work(part, transfer, &mut done, |table, done| {
+            transfer.advance_buffer(table, part, data, done)
+        })?;
+        if let Transfer::Read = transfer {
+            UserSlice::new(user, part.len())
+                .writer()
+                .write_slice(data)?;
+        }
+        self.bounce = bounce;
+        Ok(())
+    }
+
+    /// Calls `advance` with the page table, and again after each page that it misses was faulted in,
+    /// until it stops for another reason.
+    fn work(
+        &mut self,
+        part: &PageRange,
+        transfer: Transfer,
+        done: &mut usize,
+        mut advance: impl FnMut(&PageTable<Entry>, &mut usize) -> Stop,
+    ) -> Result<Stop> {
+        debug_assert!(part.pages() <= PART_PAGES);
+        let mut stop = advance(&self.space.lock(), done);
+        while let Stop::Missing(addr) = stop {
+            let before = *done;
+            self.fault(addr, transfer.access(), |table| stop = advance(table, done))?;
+            if matches!(stop, Stop::Missing(_)) && *done == before {
                 return Err(EFAULT);
             }
         }
-        Ok(())
+        Ok(stop)
     }
 
     /// Faults in the rest of the leaf at `addr`, as far as the walk goes, and calls `then` with the
@@ -202,7 +320,8 @@ impl<'a> Walker<'a> {
         access: Access,
         then: impl FnOnce(&PageTable<Entry>),
     ) -> Result {
-        let range = self.range.tail(addr).ok_or(EINVAL)?.first_leaf();
+        let mut range = self.range.tail(addr).ok_or(EINVAL)?.first_leaf();
+        let owner = self.space.mirror().device.memory.owner();
         let faulter = match &mut self.faulter {
             Some(faulter) => faulter,
             none => none.insert(Faulter {
@@ -220,9 +339,16 @@ impl<'a> Walker<'a> {
         // C's READ and WRITE hold on to the mmap lock, so that they fail where a handler must drop
         // it (userfaultfd), with a stack dump in the log of a kernel with DEBUG_VM.
         let (buffer, reserve) = (&mut faulter.buffer, &mut faulter.reserve);
+        if self.faults != Faults::All {
+            let own = match self.faults {
+                Faults::OwnMemory => own_pages(self.space, &mm, range, buffer)?,
+                _ => 0,
+            };
+            range = range.chunks(own).next().ok_or(ENOENT)?;
+        }
         let (range, table) = loop {
             let part = range.chunks(faulter.most).next().ok_or(EINVAL)?;
-            let patient = Request::droppable(part, access);
+            let patient = Request::droppable(part, access).with_owner(owner);
             let request = match part.pages() {
                 1 => patient,
                 _ => patient.with_timeout(PATIENCE),
@@ -260,10 +386,27 @@ pub(crate) fn look(
     let mut buffer = Buffer::new(range.pages().min(LEAF_PAGES), GFP_KERNEL)?;
     for part in range.chunks(buffer.pages()) {
         let mm = space.mm().mmget_not_zero().ok_or(EINVAL)?;
-        let mut views = space.look(&mm, part, &mut buffer)?;
+        let owner = space.mirror().device.memory.owner();
+        let mut views = space.look(&mm, part, Some(owner), &mut buffer)?;
         // Not kept while the caller's memory is written, which may take for ever.
         drop(mm);
         done(&mut views)?;
     }
     Ok(())
+}
+
+/// How many pages from the start of `range` on are in the memory of the device.
+fn own_pages(
+    space: &AddressSpace,
+    mm: &MmWithUser,
+    range: PageRange,
+    buffer: &mut Buffer,
+) -> Result<usize> {
+    let owner = space.mirror().device.memory.owner();
+    let views = space.look(mm, range, Some(owner), buffer)?;
+    let own = |view: &View| match view {
+        View::Mapped { memory, .. } => matches!(memory, Memory::OwnPrivate | Memory::OwnCoherent),
+        View::Empty | View::Error => false,
+    };
+    Ok(views.take_while(own).count())
 }

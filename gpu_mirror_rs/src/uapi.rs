@@ -25,6 +25,12 @@ pub struct Command {
     pub faults: u64,
 }
 
+/// What `HMM_DMIRROR_FLAGS` sets.
+pub mod flags {
+    /// The next allocation of a page for a migration fails: `HMM_DMIRROR_FLAG_FAIL_ALLOC`.
+    pub const FAIL_ALLOC: u64 = 1;
+}
+
 /// The structure as it crosses the border: five words, without padding.
 pub type Words = [u64; 5];
 
@@ -135,4 +141,10 @@ pub mod prot {
     pub const PUD: u8 = 0x08;
     /// The page of zeroes.
     pub const ZERO: u8 = 0x10;
+    /// In private memory of this device.
+    pub const DEV_PRIVATE_LOCAL: u8 = 0x20;
+    /// In coherent memory of this device.
+    pub const DEV_COHERENT_LOCAL: u8 = 0x40;
+    /// In coherent memory of another device.
+    pub const DEV_COHERENT_REMOTE: u8 = 0x50;
 }

@@ -104,6 +104,18 @@ fn protections_are_those_of_c() {
         (prot::PMD, c::HMM_DMIRROR_PROT_PMD),
         (prot::PUD, c::HMM_DMIRROR_PROT_PUD),
         (prot::ZERO, c::HMM_DMIRROR_PROT_ZERO),
+        (
+            prot::DEV_PRIVATE_LOCAL,
+            c::HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL,
+        ),
+        (
+            prot::DEV_COHERENT_LOCAL,
+            c::HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL,
+        ),
+        (
+            prot::DEV_COHERENT_REMOTE,
+            c::HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE,
+        ),
     ] {
         assert_eq!(u32::from(ours), theirs);
     }
