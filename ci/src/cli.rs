@@ -104,7 +104,10 @@ pub(crate) struct Boot {
     pub(crate) smp: u32,
     /// How much memory the guest has, with M or G
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory)]
-    pub(crate) mem: String,
+    pub(crate) mem: u64,
+    /// Add the device-coherent devices, /dev/hmm_dmirror2 and 3; the guest has 4G of memory at least
+    #[arg(long)]
+    pub(crate) coherent: bool,
     /// More for the kernel's command line
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub(crate) append: Vec<String>,
@@ -140,8 +143,8 @@ pub(crate) struct Test {
     pub(crate) junit: Option<PathBuf>,
 }
 
-/// A size that is at least enough to boot with.
-fn memory(text: &str) -> Result<String, String> {
+/// A size that is at least enough to boot with, in MiB.
+fn memory(text: &str) -> Result<u64, String> {
     let upper = text.to_uppercase();
     let megabytes = match upper.strip_suffix('G') {
         Some(number) => number
@@ -153,7 +156,7 @@ fn memory(text: &str) -> Result<String, String> {
             .and_then(|number| number.parse().ok()),
     };
     match megabytes {
-        Some(256..) => Ok(upper),
+        Some(enough @ 256..) => Ok(enough),
         Some(_) => Err("a guest needs 256M at least".into()),
         None => Err("a size is a number and M or G, like 2G".into()),
     }
@@ -170,8 +173,8 @@ mod tests {
 
     #[test]
     fn a_size_of_memory_has_a_unit() {
-        assert_eq!(memory("2g").as_deref(), Ok("2G"));
-        assert_eq!(memory("512M").as_deref(), Ok("512M"));
+        assert_eq!(memory("2g"), Ok(2048));
+        assert_eq!(memory("512M"), Ok(512));
         for bad in [
             "",
             "2",

@@ -14,7 +14,7 @@ use crate::paths::Paths;
 use crate::progress::note;
 use crate::toolchain::Toolchain;
 use crate::vm::{Boot, Ending, Machine, Outcome, Sink};
-use crate::{modules, step};
+use crate::{coherent, modules, step};
 
 /// The device nodes belong to another driver.
 const WRONG_DRIVER: i32 = 121;
@@ -77,7 +77,7 @@ fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Driver)> {
     let driver = modules::driver(paths, &tools, &kernel, options.driver)?;
     let machine = Machine {
         cpus: if options.icount { 1 } else { options.smp },
-        memory: options.mem.clone(),
+        memory: options.mem,
         append: options
             .append
             .iter()
@@ -87,7 +87,11 @@ fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Driver)> {
         icount: options.icount,
         ..self::plain(&kernel)
     };
-    Ok((machine, driver))
+    Ok(if options.coherent {
+        (coherent::machine(machine), coherent::driver(driver))
+    } else {
+        (machine, driver)
+    })
 }
 
 /// The machine that suites run on.
@@ -95,7 +99,7 @@ pub(crate) fn plain(kernel: &Kernel) -> Machine {
     Machine {
         kernel: kernel.build.clone(),
         cpus: 2,
-        memory: "2G".into(),
+        memory: 2048,
         append: Vec::new(),
         icount: false,
     }

@@ -30,8 +30,8 @@ pub(crate) const STDERR_PORT: &str = "ci.stderr";
 /// The ports of virtme-ng for the other streams.
 const STDIN_PORT: &str = "virtme.stdin";
 const STDOUT_PORT: &str = "virtme.stdout";
-/// The first device node of the mirror.
-const FIRST_NODE: &str = "hmm_dmirror0";
+/// What the names of the device nodes start with, before their number.
+const NODE: &str = "hmm_dmirror";
 /// What both drivers register their character devices as.
 const CHRDEV: &str = "HMM_DMIRROR";
 /// Where the overlay is put together.
@@ -44,10 +44,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(crate) struct Driver {
     /// The files of the modules.
     pub(crate) modules: Vec<PathBuf>,
+    /// The parameters of the one that owns the device nodes.
+    pub(crate) parameters: Vec<String>,
     /// The module that must own the device nodes.
     pub(crate) owner: String,
     /// The module that must not be there.
     pub(crate) other: String,
+    /// How many device nodes there must be.
+    pub(crate) devices: usize,
 }
 
 /// What the guest is to do.
@@ -248,10 +252,21 @@ fn is_mounted(target: &str) -> Result<bool> {
 fn load(driver: &Driver) -> Result<()> {
     for path in &driver.modules {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        finit_module(&file, c"", ModuleInitFlags::empty())
+        finit_module(&file, &parameters(driver, path)?, ModuleInitFlags::empty())
             .with_context(|| format!("cannot load {}; the kernel log says why", path.display()))?;
     }
     Ok(())
+}
+
+/// What a module of the driver is loaded with.
+fn parameters(driver: &Driver, module: &Path) -> Result<CString> {
+    let is_owner = module.file_stem() == Some(driver.owner.as_ref());
+    let parameters = if is_owner {
+        driver.parameters.join(" ")
+    } else {
+        String::new()
+    };
+    Ok(CString::new(parameters)?)
 }
 
 /// Unloads one mirror and loads the next.
@@ -284,13 +299,16 @@ fn verify(driver: &Driver) -> Result<()> {
         driver.other
     );
 
-    make_nodes()?;
+    make_nodes(driver.devices)?;
     let nodes = nodes()?;
-    ensure!(
-        nodes.iter().any(|node| node.ends_with(FIRST_NODE)),
-        "the module {} made no /dev/{FIRST_NODE}",
-        driver.owner
-    );
+    for wanted in (0..driver.devices).map(node) {
+        ensure!(
+            nodes.contains(&wanted),
+            "the module {} made no {}",
+            driver.owner,
+            wanted.display()
+        );
+    }
     for node in nodes {
         let before = references(&driver.owner)?;
         let open = File::options()
@@ -323,8 +341,7 @@ fn nodes() -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir("/dev")? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with("hmm_dmirror") && entry.file_type()?.is_char_device()
-        {
+        if name.to_string_lossy().starts_with(NODE) && entry.file_type()?.is_char_device() {
             nodes.push(entry.path());
         }
     }
@@ -332,8 +349,13 @@ fn nodes() -> Result<Vec<PathBuf>> {
     Ok(nodes)
 }
 
+/// The node of the device with this number.
+fn node(number: usize) -> PathBuf {
+    format!("/dev/{NODE}{number}").into()
+}
+
 /// Makes the nodes of a driver that registers numbers but no devices.
-fn make_nodes() -> Result<()> {
+fn make_nodes(count: usize) -> Result<()> {
     if !nodes()?.is_empty() {
         return Ok(());
     }
@@ -344,15 +366,14 @@ fn make_nodes() -> Result<()> {
         .find(|(_, name)| *name == CHRDEV)
         .and_then(|(major, _)| major.parse().ok());
     if let Some(major) = major {
-        for minor in 0..2 {
-            let node = format!("/dev/hmm_dmirror{minor}");
+        for (node, minor) in (0..count).map(node).zip(0..) {
             mknod(
-                &*node,
+                &node,
                 SFlag::S_IFCHR,
                 Mode::from_bits_truncate(0o600),
                 makedev(major, minor),
             )
-            .with_context(|| format!("cannot make {node}"))?;
+            .with_context(|| format!("cannot make {}", node.display()))?;
         }
     }
     Ok(())
@@ -494,6 +515,20 @@ mod tests {
         let script = format!("printf %s {}", shell_quote(path).to_string_lossy());
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.stdout, path.as_os_str().as_encoded_bytes());
+    }
+
+    #[test]
+    fn parameters_are_for_the_module_that_owns_the_devices() {
+        let driver = Driver {
+            modules: vec!["/m/helpers.ko".into(), "/m/mirror.ko".into()],
+            parameters: vec!["a=1".into(), "b=0x2".into()],
+            owner: "mirror".into(),
+            other: "theirs".into(),
+            devices: 4,
+        };
+        let of = |module: usize| parameters(&driver, &driver.modules[module]).unwrap();
+        assert_eq!(of(0).to_bytes(), b"");
+        assert_eq!(of(1).to_bytes(), b"a=1 b=0x2");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod apt;
 mod clean;
 mod cli;
+mod coherent;
 mod config;
 mod demo;
 mod disk;

@@ -27,6 +27,8 @@ pub(crate) enum Which {
 const RUST: &str = "gpu_mirror_rs";
 /// The kernel tree's.
 const C: &str = "test_hmm";
+/// How many devices either makes of its own accord.
+const DEVICES: usize = 2;
 
 /// The arguments of make that build our modules for `kernel`.
 pub(crate) fn make_args(
@@ -68,8 +70,10 @@ pub(crate) fn driver(
             );
             Ok(Driver {
                 modules: vec![module],
+                parameters: Vec::new(),
                 owner: C.into(),
                 other: RUST.into(),
+                devices: DEVICES,
             })
         }
         Which::Rust => {
@@ -85,8 +89,10 @@ pub(crate) fn driver(
             }
             Ok(Driver {
                 modules: modules.into(),
+                parameters: Vec::new(),
                 owner: RUST.into(),
                 other: C.into(),
+                devices: DEVICES,
             })
         }
     }

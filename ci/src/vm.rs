@@ -40,8 +40,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     /// How many CPUs.
     pub(crate) cpus: u32,
-    /// How much memory, as QEMU has it.
-    pub(crate) memory: String,
+    /// How much memory, in MiB.
+    pub(crate) memory: u64,
     /// More words for the kernel's command line.
     pub(crate) append: Vec<String>,
     /// Whether the guest's clock counts instructions.
@@ -229,7 +229,7 @@ impl Boot<'_> {
                 "--cpus",
                 &machine.cpus.to_string(),
                 "--memory",
-                &machine.memory,
+                &format!("{}M", machine.memory),
             ]);
         if machine.icount || !kvm_works(self.paths, &machine.kernel) {
             command.arg("--disable-kvm");
