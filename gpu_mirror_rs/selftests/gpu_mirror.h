@@ -55,6 +55,15 @@ static inline void *page_at(const void *mem, size_t page)
 	return (char *)mem + page * page_size();
 }
 
+/* In nanoseconds. */
+static inline __u64 now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000ULL + time.tv_nsec;
+}
+
 /* For failures of the machine, not of the driver. */
 static inline void die(const char *what)
 {

@@ -18,7 +18,6 @@
  */
 #define _GNU_SOURCE
 #include <sched.h>
-#include <time.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <linux/mman.h>
@@ -330,14 +329,6 @@ static bool change(const struct kind *kind, struct target *t)
 	write_pages(t);
 	store(&t->finished, t->started);
 	return done;
-}
-
-static __u64 now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000ULL + time.tv_nsec;
 }
 
 /* How often the kernel calls a function, counted by an ftrace of its own. */
