@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Demo,
     /// Run what checks the project
     Test(Test),
+    /// Measure what the GPU mirror's operations cost, in Rust and in C
+    Bench(Bench),
     /// Boot, load a GPU mirror and run a program in the guest
     #[command(after_help = STATUSES)]
     Exec(Exec),
@@ -124,6 +126,17 @@ pub(crate) struct Exec {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Where to leave the report, its figures as JSON and the picture; among the logs if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Only for so many pages: 64, 4096 or 65536
+    #[arg(long, value_name = "N")]
+    pub(crate) pages: Option<u64>,
 }
 
 /// `test`.

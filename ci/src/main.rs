@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod clean;
 mod cli;
 mod coherent;
@@ -83,6 +84,7 @@ fn run(cli: Cli) -> Result<i32> {
             Ok(0)
         }
         Command::Test(options) => suite::test(&paths, &options),
+        Command::Bench(options) => bench::bench(&paths, &options),
         Command::Demo => demo::demo(&paths),
         Command::Lint => lint::lint(&paths),
         Command::Doc => doc::doc(&paths),

@@ -58,6 +58,17 @@ impl Builder<'_> {
         self.ours("gpu_mirror_rs/selftests", "gpu_mirror")
     }
 
+    /// One of our own programs for the GPU mirror that is built with its tests and is none.
+    pub(crate) fn gpu_mirror_extended(&self, name: &str) -> Result<PathBuf> {
+        let tests = self.gpu_mirror()?;
+        let program = tests
+            .first()
+            .context("there are no selftests")?
+            .with_file_name(name);
+        ensure!(program.is_file(), "the build left no {}", program.display());
+        Ok(program)
+    }
+
     /// Our own programs for what comes with the helper crate.
     pub(crate) fn helpers(&self) -> Result<Vec<PathBuf>> {
         self.ours("mmu_notifier_helpers/selftests", "mmu_notifier_helpers")

@@ -423,7 +423,7 @@ fn end(child: &mut Child, group: &interrupt::Group) -> Result<()> {
 
 /// Whether this kernel really runs on the hardware: the node alone proves nothing, nor does
 /// firmware that comes up. The answer is kept for as long as the host is up.
-fn kvm_works(paths: &Paths, kernel: &Path) -> bool {
+pub(crate) fn kvm_works(paths: &Paths, kernel: &Path) -> bool {
     if File::options()
         .read(true)
         .write(true)

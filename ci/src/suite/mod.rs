@@ -113,13 +113,13 @@ const SUITES: &[Suite] = &[
 ];
 
 /// What a suite runs with, and where it leaves what it finds.
-struct Context<'a> {
+pub(crate) struct Context<'a> {
     paths: &'a Paths,
     tools: &'a Toolchain,
     full: bool,
     deadline: Instant,
     logs: PathBuf,
-    cases: Vec<Case>,
+    pub(crate) cases: Vec<Case>,
     c_remark: Option<String>,
 }
 
@@ -188,15 +188,8 @@ fn run(
     let logs = top.join(suite.name);
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     note(format!("suite {}: {}", suite.name, suite.about));
-    let mut context = Context {
-        paths,
-        tools,
-        full,
-        deadline: Instant::now() + limit,
-        logs,
-        cases: Vec::new(),
-        c_remark: None,
-    };
+    let mut context = Context::new(paths, tools, limit, logs);
+    context.full = full;
     let started = Instant::now();
     let outcome = (suite.run)(&mut context);
     let took = Instant::now().saturating_duration_since(context.deadline - limit);
@@ -233,12 +226,32 @@ fn run(
 }
 
 /// One boot of a suite: what it printed and how it ended.
-struct Boots {
-    streams: Vec<ktap::Stream>,
-    output: String,
+pub(crate) struct Boots {
+    pub(crate) streams: Vec<ktap::Stream>,
+    pub(crate) output: String,
     /// Why it is not a good boot, if it is not.
     fault: Option<String>,
     reports: Vec<Report>,
+}
+
+impl<'a> Context<'a> {
+    /// To run for `limit`, with the logs in a directory that is there.
+    pub(crate) fn new(
+        paths: &'a Paths,
+        tools: &'a Toolchain,
+        limit: Duration,
+        logs: PathBuf,
+    ) -> Self {
+        Self {
+            paths,
+            tools,
+            full: false,
+            deadline: Instant::now() + limit,
+            logs,
+            cases: Vec::new(),
+            c_remark: None,
+        }
+    }
 }
 
 impl Context<'_> {
@@ -247,18 +260,18 @@ impl Context<'_> {
     }
 
     /// A kernel, built. The suite's own time does not run meanwhile.
-    fn kernel(&mut self, kind: Kind) -> Result<Kernel> {
+    pub(crate) fn kernel(&mut self, kind: Kind) -> Result<Kernel> {
         let before = Instant::now();
         let kernel = kernel::get(self.paths, self.tools, kind, false);
         self.deadline += before.elapsed();
         kernel
     }
 
-    fn driver(&self, kernel: &Kernel, which: Which) -> Result<Driver> {
+    pub(crate) fn driver(&self, kernel: &Kernel, which: Which) -> Result<Driver> {
         modules::driver(self.paths, self.tools, kernel, which)
     }
 
-    fn builder<'b>(&'b self, kernel: &'b Kernel) -> Builder<'b> {
+    pub(crate) fn builder<'b>(&'b self, kernel: &'b Kernel) -> Builder<'b> {
         Builder {
             paths: self.paths,
             tools: self.tools,
@@ -280,7 +293,12 @@ impl Context<'_> {
     }
 
     /// Boots once and runs each program on its driver. Their KTAP is kept under `name`.
-    fn boot_in_turn(&self, name: &str, machine: &Machine, turns: Vec<Turn>) -> Result<Boots> {
+    pub(crate) fn boot_in_turn(
+        &self,
+        name: &str,
+        machine: &Machine,
+        turns: Vec<Turn>,
+    ) -> Result<Boots> {
         note(format!("booting: {name}"));
         let logs = self.logs.join(name);
         fs::create_dir_all(&logs)?;
@@ -335,7 +353,7 @@ impl Context<'_> {
     }
 
     /// Judges the results alone.
-    fn judge_results(&mut self, prefix: &str, streams: &[ktap::Stream]) -> Vec<String> {
+    pub(crate) fn judge_results(&mut self, prefix: &str, streams: &[ktap::Stream]) -> Vec<String> {
         let mut names = Vec::new();
         for line in streams.iter().flat_map(|stream| &stream.lines) {
             let verdict = verdict(line.result.clone());
@@ -356,7 +374,7 @@ impl Context<'_> {
     }
 
     /// Judges how the boot went, and the kernel's log.
-    fn judge_boot(&mut self, prefix: &str, boots: &Boots) {
+    pub(crate) fn judge_boot(&mut self, prefix: &str, boots: &Boots) {
         if let Some(fault) = &boots.fault {
             self.fail(&format!("{prefix}boot"), fault.clone());
         }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
 use comfy_table::Table;
@@ -61,7 +61,7 @@ fn storm(
     prefix: &str,
 ) -> Result<()> {
     let kernel = context.kernel(kind)?;
-    let program = program(&context.builder(&kernel).gpu_mirror()?)?;
+    let program = context.builder(&kernel).gpu_mirror_extended(PROGRAM)?;
     let drivers = [context.driver(&kernel, C)?, context.driver(&kernel, Rust)?];
     let turns = TURNS.map(|which| Turn {
         driver: drivers[usize::from(which == Rust)].clone(),
@@ -90,16 +90,6 @@ fn storm(
             .push(Case::new(format!("{prefix}{name}"), goal));
     }
     Ok(())
-}
-
-/// Where the build of the selftests left the program.
-fn program(selftests: &[PathBuf]) -> Result<PathBuf> {
-    let program = selftests
-        .first()
-        .context("there are no selftests")?
-        .with_file_name(PROGRAM);
-    ensure!(program.is_file(), "the build left no {}", program.display());
-    Ok(program)
 }
 
 fn command(program: &Path, length: u32) -> Vec<OsString> {
