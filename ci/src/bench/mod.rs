@@ -36,7 +36,7 @@ const PROGRAM: &str = "gpu_mirror_bench";
 /// How long it may take, kernel not counted.
 const LIMIT: Duration = Duration::from_secs(90 * 60);
 /// What the memory, its data in the device and in the caller, and what C buffers, fit into.
-const MEMORY: &str = "4G";
+const MEMORY: u64 = 4096;
 
 /// Whose turn it is where instructions are counted, which does not go by turns.
 const COUNTED: [Which; 2] = [C, Rust];
@@ -105,7 +105,7 @@ fn boot(
     let icount = name == "counted";
     let machine = Machine {
         cpus: if icount { 1 } else { 2 },
-        memory: MEMORY.into(),
+        memory: MEMORY,
         icount,
         ..exec::plain(kernel)
     };
