@@ -10,7 +10,8 @@
 //! Pure: it knows pages and slots, not what an entry is, and runs on the host as it is. The caller
 //! locks it. Adding entries allocates nothing; the nodes that it may take come from a [`Reserve`],
 //! which is filled before the lock is taken. Nodes that become empty are freed, so that the table
-//! never holds more memory than the entries in it account for.
+//! never holds more memory than the entries in it account for, but for one directory of each level:
+//! what is zapped is mostly mapped again, and to free a directory takes longer than to zap a leaf.
 
 #![forbid(unsafe_code)]
 
@@ -89,17 +90,19 @@ trait Node<E>: Sized {
     fn mapping(&self, addr: usize) -> Option<&Mapping<E>>;
 
     /// Lets `change` put something where the mapping of `addr` is kept; it does not empty the slot.
-    /// Returns how many slots of this node are newly used.
+    /// Returns how many slots of this node are newly used. Directories come from `empty` or `spare`.
     fn update(
         &mut self,
         addr: usize,
         change: impl FnOnce(&mut Option<Mapping<E>>, &mut SpareLeaf<E>) -> Result,
         spare: &mut Self::Spare,
+        empty: &mut Self::Spare,
     ) -> Result<usize>;
 
     /// Drops the entries in `range`, which lies in this node, and the huge entries that it touches.
-    /// Returns how many of its slots are no longer used.
-    fn zap(&mut self, range: &PageRange) -> usize;
+    /// Returns how many of its slots are no longer used. Directories that are left without an entry go
+    /// to `empty`, if there is none.
+    fn zap(&mut self, range: &PageRange, empty: &mut Self::Spare) -> usize;
 
     /// Whether `f` holds for an entry in `range`, which lies in this node.
     fn any(&self, range: &PageRange, f: &impl Fn(&E) -> bool) -> bool;
@@ -173,6 +176,7 @@ impl<E> Node<E> for Level2<E> {
         addr: usize,
         change: impl FnOnce(&mut Option<Mapping<E>>, &mut SpareLeaf<E>) -> Result,
         spare: &mut SpareLeaf<E>,
+        _empty: &mut SpareLeaf<E>,
     ) -> Result<usize> {
         let slot = &mut self[Self::index(addr)];
         let was_used = slot.is_some();
@@ -180,7 +184,7 @@ impl<E> Node<E> for Level2<E> {
         Ok(usize::from(!was_used && slot.is_some()))
     }
 
-    fn zap(&mut self, range: &PageRange) -> usize {
+    fn zap(&mut self, range: &PageRange, _empty: &mut SpareLeaf<E>) -> usize {
         let mut emptied = 0;
         for (index, part, is_whole) in parts(range, Self::SHIFT) {
             let slot = &mut self[index];
@@ -236,41 +240,46 @@ impl<E, C: Node<E>> Node<E> for Directory<C> {
         &mut self,
         addr: usize,
         change: impl FnOnce(&mut Option<Mapping<E>>, &mut SpareLeaf<E>) -> Result,
-        (spare, below): &mut Self::Spare,
+        (spare, spare_below): &mut Self::Spare,
+        (empty, empty_below): &mut Self::Spare,
     ) -> Result<usize> {
         let slot = &mut self[Self::index(addr)];
-        let mut child = match slot.child.take() {
-            Some(child) => child,
-            None => spare.take().ok_or(ENOMEM)?,
-        };
+        let child = slot.child.take().or_else(|| empty.take());
+        let mut child = child.or_else(|| spare.take()).ok_or(ENOMEM)?;
         let was_used = slot.used != 0;
 
-        let added = child.update(addr, change, below);
+        let added = child.update(addr, change, spare_below, empty_below);
         slot.used += added.unwrap_or(0);
-        // An empty child goes back to where it came from.
-        *(if slot.used != 0 {
-            &mut slot.child
-        } else {
-            spare
-        }) = Some(child);
+        // An empty child goes back to where it came from, or could have.
+        let place = match slot.used {
+            0 if spare.is_none() => spare,
+            0 => empty,
+            _ => &mut slot.child,
+        };
+        *place = Some(child);
 
         added.map(|_| usize::from(!was_used && slot.used != 0))
     }
 
-    fn zap(&mut self, range: &PageRange) -> usize {
+    fn zap(&mut self, range: &PageRange, (empty, below): &mut Self::Spare) -> usize {
         let mut emptied = 0;
         for (index, part, is_whole) in parts(range, Self::SHIFT) {
             let slot = &mut self[index];
             let Some(child) = &mut slot.child else {
                 continue;
             };
-            slot.used -= if is_whole {
-                slot.used
-            } else {
-                child.zap(&part)
-            };
-            if slot.used == 0 {
+            if is_whole {
+                slot.used = 0;
                 slot.child = None;
+                emptied += 1;
+                continue;
+            }
+            slot.used -= child.zap(&part, below);
+            if slot.used == 0 {
+                let child = slot.child.take();
+                if empty.is_none() {
+                    *empty = child;
+                }
                 emptied += 1;
             }
         }
@@ -312,7 +321,11 @@ impl<E> Reserve<E> {
 }
 
 /// A page table with entries of type `E`, each of which maps one page or [`LEAF_PAGES`] of them.
-pub struct PageTable<E>(KBox<Root<E>>);
+pub struct PageTable<E> {
+    root: KBox<Root<E>>,
+    /// Directories that are used again.
+    empty: <Root<E> as Node<E>>::Spare,
+}
 
 impl<E> PageTable<E> {
     /// A table that maps nothing.
@@ -323,10 +336,10 @@ impl<E> PageTable<E> {
     ///
     /// `ENOMEM`.
     pub fn new() -> Result<Self> {
-        Ok(Self(KBox::init(
-            <Root<E> as Node<E>>::init(),
-            GFP_KERNEL_ACCOUNT,
-        )?))
+        Ok(Self {
+            root: KBox::init(<Root<E> as Node<E>>::init(), GFP_KERNEL_ACCOUNT)?,
+            empty: Default::default(),
+        })
     }
 
     /// Sets `entries`, each with its byte address in `range`, whose pages one leaf maps. Pages of
@@ -348,10 +361,11 @@ impl<E> PageTable<E> {
         if range.end() > END || range.start() / LEAF_SIZE != (range.end() - 1) / LEAF_SIZE {
             return Err(EINVAL);
         }
-        self.0.update(
+        self.root.update(
             range.start(),
             |slot, spare| Mapping::set(slot, entries, spare),
             &mut reserve.0,
+            &mut self.empty,
         )?;
         Ok(())
     }
@@ -372,7 +386,8 @@ impl<E> PageTable<E> {
             *slot = Some(Mapping::Huge(entry));
             Ok(())
         };
-        self.0.update(addr, put, &mut reserve.0)?;
+        self.root
+            .update(addr, put, &mut reserve.0, &mut self.empty)?;
         Ok(())
     }
 
@@ -380,13 +395,13 @@ impl<E> PageTable<E> {
     /// and the huge entry, and nothing where neither is.
     pub fn zap(&mut self, range: &PageRange) {
         if let Some(held) = held(range) {
-            self.0.zap(&held);
+            self.root.zap(&held, &mut self.empty);
         }
     }
 
     /// Whether `f` holds for any entry in `range`, which may have gaps. Costs by what is mapped.
     pub fn any(&self, range: &PageRange, f: impl Fn(&E) -> bool) -> bool {
-        held(range).is_some_and(|held| self.0.any(&held, &f))
+        held(range).is_some_and(|held| self.root.any(&held, &f))
     }
 
     /// What maps the pages from the start of `range` to the first that has no entry: a run for each
@@ -431,7 +446,7 @@ impl<E> PageTable<E> {
         if part.end() > END {
             return None;
         }
-        match self.0.mapping(part.start())? {
+        match self.root.mapping(part.start())? {
             Mapping::Leaf { leaf, used } => {
                 let slots = &leaf[in_leaf(part)];
                 let gap = match usize::from(*used) {
@@ -595,7 +610,7 @@ mod tests {
             }
             l2.iter().flatten().count()
         };
-        directory(&table.0, |l4| directory(l4, |l3| directory(l3, level2)));
+        directory(&table.root, |l4| directory(l4, |l3| directory(l3, level2)));
     }
 
     /// Drops what a change of `range` drops of the model: all of a huge entry that it touches.
