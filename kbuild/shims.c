@@ -220,6 +220,24 @@ void mnh_module_put(struct module *module)
 }
 EXPORT_SYMBOL_GPL(mnh_module_put);
 
+/* Whether memremap_pages() would take the memory without a warning. */
+bool mnh_memory_is_free(u64 start, unsigned long size)
+{
+	u64 addr[] = { start, start + size - 1 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(addr); i++) {
+		struct dev_pagemap *pgmap = get_dev_pagemap(PHYS_PFN(addr[i]));
+
+		put_dev_pagemap(pgmap);
+		if (pgmap)
+			return false;
+	}
+	return region_intersects(start, size, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) ==
+	       REGION_DISJOINT;
+}
+EXPORT_SYMBOL_GPL(mnh_memory_is_free);
+
 struct resource *mnh_request_free_mem_region(unsigned long size, const char *name)
 {
 	return request_free_mem_region(&iomem_resource, size, name);
@@ -273,7 +291,7 @@ EXPORT_SYMBOL_GPL(mnh_page_folio);
 /* The first of pages for the caller's own use; zero if there are none to be had. */
 unsigned long mnh_alloc_pages(unsigned int order)
 {
-	struct page *page = alloc_pages(GFP_HIGHUSER | (order ? __GFP_NOWARN : 0), order);
+	struct page *page = alloc_pages(GFP_HIGHUSER | __GFP_NOWARN, order);
 
 	return page ? page_to_pfn(page) : 0;
 }
@@ -288,7 +306,7 @@ EXPORT_SYMBOL_GPL(mnh_free_pages);
 /* Memory as an anonymous page fault takes it. */
 static gfp_t mnh_migration_gfp(unsigned int order)
 {
-	return order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE;
+	return order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 }
 
 static unsigned long mnh_folio_locked(struct folio *folio)

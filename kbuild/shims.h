@@ -36,6 +36,7 @@ void mnh_per_mm_lock(void);
 void mnh_per_mm_unlock(void);
 bool mnh_try_module_get(struct module *module);
 void mnh_module_put(struct module *module);
+bool mnh_memory_is_free(u64 start, unsigned long size);
 struct resource *mnh_request_free_mem_region(unsigned long size, const char *name);
 void mnh_release_mem_region(const struct resource *region);
 void mnh_zone_device_folio_init(unsigned long pfn, struct dev_pagemap *pgmap, unsigned int order);

@@ -158,7 +158,7 @@ impl<T: DeviceMemory> Chunk<T> {
     /// # Errors
     ///
     /// - `EINVAL`: the memory does not begin or end where 2 MiB do.
-    /// - `ENXIO`: there is other memory at the address of coherent memory.
+    /// - `ENXIO`: coherent memory is at an address of the system's or of a device's.
     /// - `ENOMEM`: also if addresses are used up.
     /// - Others of `memremap_pages()`.
     pub fn new(
@@ -189,6 +189,10 @@ impl<T: DeviceMemory> Chunk<T> {
             let whole = (HUGE_PAGES * PAGE_SIZE) as u64;
             if pages == 0 || (start | size as u64) % whole != 0 {
                 return Err(EINVAL);
+            }
+            // SAFETY: Looks at lists of the core's.
+            if region.is_none() && !unsafe { extra::mnh_memory_is_free(start, size) } {
+                return Err(ENXIO);
             }
             let frames = Frames::new(pages, GFP_KERNEL)?;
             Ok(try_pin_init!(Self {
