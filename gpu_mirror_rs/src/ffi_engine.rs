@@ -102,14 +102,15 @@ impl Engine for CpuEngine {
         while done < source.pages() {
             let (dst, mut pages) = resolve(destination.pfn() + done);
             pages = pages.min(source.pages() - done);
-            // SAFETY: Either is locked, and no CPU uses it, so nobody writes to it; private memory was
-            // resolved. The destination is new, and as large as the source.
             match source.pfn() {
                 Some(first) => {
                     let (src, neighbours) = resolve(first + done);
                     pages = pages.min(neighbours);
+                    // SAFETY: Either is locked, and no CPU uses it, so nobody writes to it; private
+                    // memory was resolved. The destination is new, and as large as the source.
                     unsafe { pages::copy_frames(dst, src, pages) };
                 }
+                // SAFETY: As above.
                 None => unsafe { pages::clear_frames(dst, pages) },
             }
             done += pages;

@@ -60,7 +60,7 @@ const VALID: usize = bindings::MIGRATE_PFN_VALID as usize;
 const MIGRATE: usize = bindings::MIGRATE_PFN_MIGRATE as usize;
 const WRITE: usize = bindings::MIGRATE_PFN_WRITE as usize;
 const COMPOUND: usize = bindings::MIGRATE_PFN_COMPOUND as usize;
-const SHIFT: u32 = bindings::MIGRATE_PFN_SHIFT as u32;
+const SHIFT: u32 = bindings::MIGRATE_PFN_SHIFT;
 
 /// The most pages that one migration moves: 2 MiB.
 pub const MOST_PAGES: usize = HUGE_PAGES;
