@@ -101,12 +101,6 @@ void mnh_fs_reclaim_release(void)
 }
 EXPORT_SYMBOL_GPL(mnh_fs_reclaim_release);
 
-bool mnh_is_zero_pfn(unsigned long pfn)
-{
-	return is_zero_pfn(pfn);
-}
-EXPORT_SYMBOL_GPL(mnh_is_zero_pfn);
-
 /*
  * The copies below take pages that are neighbours in the kernel's mapping of
  * memory, as those of a folio are on every architecture without highmem, which
@@ -178,17 +172,23 @@ void mnh_clear_pfns(unsigned long dst, unsigned long pages)
 }
 EXPORT_SYMBOL_GPL(mnh_clear_pfns);
 
-/* Zero for memory of no device. Who owns it is told of a device's only. */
-enum memory_type mnh_pfn_memory_type(unsigned long pfn, void **owner)
+enum mnh_memory mnh_pfn_memory(unsigned long pfn, const void *asking)
 {
 	struct page *page = pfn_to_page(pfn);
 
-	if (!is_zone_device_page(page))
-		return 0;
-	*owner = page_pgmap(page)->owner;
-	return page_pgmap(page)->type;
+	if (likely(!is_zone_device_page(page)))
+		return is_zero_pfn(pfn) ? MNH_MEMORY_ZERO : MNH_MEMORY_SYSTEM;
+	switch (page_pgmap(page)->type) {
+	case MEMORY_DEVICE_PRIVATE:
+		return MNH_MEMORY_OWN_PRIVATE;
+	case MEMORY_DEVICE_COHERENT:
+		return page_pgmap(page)->owner == asking ? MNH_MEMORY_OWN_COHERENT :
+							   MNH_MEMORY_FOREIGN_COHERENT;
+	default:
+		return MNH_MEMORY_SYSTEM;
+	}
 }
-EXPORT_SYMBOL_GPL(mnh_pfn_memory_type);
+EXPORT_SYMBOL_GPL(mnh_pfn_memory);
 
 void mnh_set_page_dirty(unsigned long pfn)
 {

@@ -12,6 +12,15 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 
+/* Where a page lies, as somebody who owns device memory, or none, sees it. */
+enum mnh_memory {
+	MNH_MEMORY_SYSTEM,
+	MNH_MEMORY_ZERO,
+	MNH_MEMORY_OWN_PRIVATE,
+	MNH_MEMORY_OWN_COHERENT,
+	MNH_MEMORY_FOREIGN_COHERENT,
+};
+
 void mnh_interval_set_seq(struct mmu_interval_notifier *interval_sub, unsigned long cur_seq);
 bool mnh_interval_read_retry(struct mmu_interval_notifier *interval_sub, unsigned long seq);
 bool mnh_range_blockable(const struct mmu_notifier_range *range);
@@ -23,14 +32,13 @@ int mnh_check_stable_address_space(struct mm_struct *mm);
 bool mnh_fatal_signal_pending(void);
 void mnh_fs_reclaim_acquire(void);
 void mnh_fs_reclaim_release(void);
-bool mnh_is_zero_pfn(unsigned long pfn);
 void mnh_copy_from_pfn(void *dst, unsigned long pfn, unsigned long pages);
 void mnh_copy_to_pfn(unsigned long pfn, const void *src, unsigned long pages);
 bool mnh_copy_from_pfn_to_user(void __user *dst, unsigned long pfn, unsigned long pages);
 bool mnh_copy_to_pfn_from_user(unsigned long pfn, const void __user *src, unsigned long pages);
 void mnh_copy_pfns(unsigned long dst, unsigned long src, unsigned long pages);
 void mnh_clear_pfns(unsigned long dst, unsigned long pages);
-enum memory_type mnh_pfn_memory_type(unsigned long pfn, void **owner);
+enum mnh_memory mnh_pfn_memory(unsigned long pfn, const void *asking);
 void mnh_set_page_dirty(unsigned long pfn);
 void mnh_per_mm_lock(void);
 void mnh_per_mm_unlock(void);

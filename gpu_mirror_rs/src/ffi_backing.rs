@@ -20,6 +20,10 @@ use mmu_notifier_helpers::{
 };
 use pin_init::init_array_from_fn;
 
+/// Pages that come back together when a CPU stumbles on one of them: 64 KiB, as many as the CPU's page
+/// faults on files map at a time.
+const AROUND: usize = 16;
+
 /// The blocks of a chunk, each the address of a [`Block`] or zero.
 ///
 /// # Invariants
@@ -158,7 +162,11 @@ impl DeviceMemory for Pages {
 
     fn migrate_to_ram(chunk: &Chunk<Self>, fault: CpuFault<'_>) -> Result {
         let control = &chunk.driver().control;
-        fault.migrate(control.owner(), &mut ToSystem::for_cpu(chunk, control))
+        fault.migrate(
+            control.owner(),
+            AROUND,
+            &mut ToSystem::for_cpu(chunk, control),
+        )
     }
 }
 

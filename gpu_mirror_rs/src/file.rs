@@ -11,7 +11,7 @@ use crate::{
     device::Shared,
     ffi_device, migration,
     mirror::{self, AddressSpace, Faults, Transfer, Walker, PART_PAGES},
-    page_table::{Reserve, LEAF_PAGES},
+    page_table::Reserve,
     uapi::{flags, prot, Command, Request},
 };
 use kernel::{
@@ -193,15 +193,9 @@ impl File {
     fn snapshot(&self, range: PageRange, command: &mut Command) -> Result {
         let mut user =
             UserSlice::new(UserPtr::from_addr(command.ptr as usize), range.pages()).writer();
-        mirror::look(&self.space, range, |views| {
-            let mut protections = [prot::NONE; LEAF_PAGES];
-            let mut n = 0;
-            for (byte, view) in protections.iter_mut().zip(views) {
-                *byte = protection(view);
-                n += 1;
-            }
-            user.write_slice(&protections[..n])?;
-            command.cpages += n as u64;
+        mirror::look(&self.space, range, protection, |protections| {
+            user.write_slice(protections)?;
+            command.cpages += protections.len() as u64;
             Ok(())
         })
     }

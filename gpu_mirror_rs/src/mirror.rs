@@ -373,7 +373,7 @@ impl<'a> Walker<'a> {
 }
 
 /// Looks at the page-table entries of `range`, part by part of at most [`LEAF_PAGES`] pages, and
-/// hands each part to `done` as it was at one time.
+/// hands what `say` says of each page of a part to `done`, as it was at one time.
 ///
 /// # Errors
 ///
@@ -381,16 +381,21 @@ impl<'a> Walker<'a> {
 pub(crate) fn look(
     space: &AddressSpace,
     range: PageRange,
-    mut done: impl FnMut(&mut dyn Iterator<Item = View>) -> Result,
+    say: impl Fn(View) -> u8,
+    mut done: impl FnMut(&[u8]) -> Result,
 ) -> Result {
     let mut buffer = Buffer::new(range.pages().min(LEAF_PAGES), GFP_KERNEL)?;
+    let owner = space.mirror().device.memory.owner();
     for part in range.chunks(buffer.pages()) {
         let mm = space.mm().mmget_not_zero().ok_or(EINVAL)?;
-        let owner = space.mirror().device.memory.owner();
-        let mut views = space.look(&mm, part, Some(owner), &mut buffer)?;
+        let mut said = [0; LEAF_PAGES];
+        let views = space.look(&mm, part, Some(owner), &mut buffer)?;
+        for (byte, view) in said.iter_mut().zip(views) {
+            *byte = say(view);
+        }
         // Not kept while the caller's memory is written, which may take for ever.
         drop(mm);
-        done(&mut views)?;
+        done(&said[..part.pages()])?;
     }
     Ok(())
 }

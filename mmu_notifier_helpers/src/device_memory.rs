@@ -333,15 +333,12 @@ impl<T: DeviceMemory> Chunk<T> {
                 false => 0,
                 true => extra::mnh_folio_order(folio),
             };
-            let size = PAGE_SIZE << order;
-            let start = vmf.__bindgen_anon_1.address & !(size - 1);
-            let Ok(range) = PageRange::new(start, start + size) else {
-                return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
-            };
+            let addr = vmf.__bindgen_anon_1.address;
             let fault = CpuFault {
                 vma: VmaRef::from_raw(vmf.__bindgen_anon_1.vma),
                 page: vmf.page,
-                range,
+                addr,
+                pages: 1 << order,
             };
             (fault, folio)
         };
@@ -366,20 +363,29 @@ impl<T: DeviceMemory> PinnedDrop for Chunk<T> {
 ///
 /// # Invariants
 ///
-/// `page` is locked and held by the page-fault handler, and mapped in `range` of `vma`.
+/// `page` is locked and held by the page-fault handler, and mapped at `addr`, which is in `vma`, by an
+/// entry that maps `pages` pages.
 pub struct CpuFault<'a> {
     vma: &'a VmaRef,
     page: *mut bindings::page,
-    range: PageRange,
+    addr: usize,
+    pages: usize,
 }
 
 impl CpuFault<'_> {
-    /// The addresses that one entry of the CPU's page table maps.
-    pub fn range(&self) -> &PageRange {
-        &self.range
+    /// What is moved together, around the page: what is mapped by the same entry, or the aligned
+    /// `around` pages, a power of two, as far as the VMA goes.
+    fn range(&self, around: usize) -> Result<PageRange> {
+        let size = self.pages.max(around) * PAGE_SIZE;
+        let start = self.addr & !(size - 1);
+        PageRange::new(
+            start.max(self.vma.start()),
+            start.saturating_add(size).min(self.vma.end()),
+        )
     }
 
-    /// Moves the page to where `mover` says, together with what is mapped by the same entry.
+    /// Moves the page to where `mover` says, together with what is mapped by the same entry, or with
+    /// the aligned `around` pages around it, a power of two, which the CPU is likely to want next.
     ///
     /// # Context
     ///
@@ -390,16 +396,17 @@ impl CpuFault<'_> {
     /// `ENOMEM`; `EINVAL` if the memory cannot be moved.
     ///
     /// C: `migrate_vma_setup()` with a `fault_page`.
-    pub fn migrate(self, owner: Owner, mover: &mut impl Mover) -> Result {
-        let mut room = Room::new(self.range.pages(), GFP_KERNEL)?;
+    pub fn migrate(self, owner: Owner, around: usize, mover: &mut impl Mover) -> Result {
+        let range = self.range(around.min(HUGE_PAGES))?;
+        let wanted = (self.addr - range.start()) >> PAGE_SHIFT;
+        let mut room = Room::new(range.pages(), GFP_KERNEL)?;
         // SAFETY: By the type invariant.
-        let collected = unsafe {
-            Collected::collect_for_cpu(self.vma, &self.range, owner, self.page, &mut room)
-        }?;
-        let found = collected.folios();
+        let collected =
+            unsafe { Collected::collect_for_cpu(self.vma, &range, owner, self.page, &mut room) }?;
+        let found = collected.has(wanted);
         let copied = collected.copy(mover);
-        // If nothing was collected, somebody else was faster: the CPU tries again.
-        if found > 0 && copied.places() == 0 {
+        // If it was not found, somebody else was faster: the CPU tries again.
+        if found && !copied.has_place(wanted) {
             return Err(ENOMEM);
         }
         drop(copied.commit());

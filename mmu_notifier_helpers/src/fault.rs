@@ -216,6 +216,7 @@ impl Buffer {
     }
 
     /// What the pages of `range` looked like when [`Self::make_views`] was called.
+    #[inline]
     pub(crate) fn views(&self, range: PageRange) -> impl Iterator<Item = View> + '_ {
         let entries = self.0.get(..range.pages()).unwrap_or(&[]);
         entries.iter().copied().map(pages::view)

@@ -398,9 +398,9 @@ impl<'a> Collected<'a> {
         }))
     }
 
-    /// How many folios were collected, and holes in the page tables.
-    pub fn folios(&self) -> usize {
-        count(self.0.src(), MIGRATE)
+    /// Whether page `index` of the range was collected.
+    pub fn has(&self, index: usize) -> bool {
+        entry_of(self.0.src(), index) & MIGRATE != 0
     }
 
     /// Lets `mover` give places to the pages, and copy them. Pages without a place stay.
@@ -428,9 +428,9 @@ impl<'a> Collected<'a> {
 pub struct Copied<'a>(Migration<'a>);
 
 impl<'a> Copied<'a> {
-    /// How many places were found.
-    pub fn places(&self) -> usize {
-        count(self.0.dst(), VALID)
+    /// Whether there is a place for page `index` of the range.
+    pub fn has_place(&self, index: usize) -> bool {
+        entry_of(self.0.dst(), index) & VALID != 0
     }
 
     /// Puts the new pages in the place of the old ones.
@@ -481,8 +481,13 @@ impl Moved<'_> {
     }
 }
 
-fn count(entries: &[usize], flag: usize) -> usize {
-    entries.iter().filter(|entry| **entry & flag != 0).count()
+/// The entry for page `index`, or the one of 2 MiB that it is part of.
+fn entry_of(entries: &[usize], index: usize) -> usize {
+    let of = |index: usize| entries.get(index).copied().unwrap_or(0);
+    match of(0) {
+        huge if huge & COMPOUND != 0 => huge,
+        _ => of(index),
+    }
 }
 
 /// How many pages were moved, of which both ends are known.

@@ -16,6 +16,7 @@ use crate::{
 };
 use core::{marker::PhantomData, num::NonZero};
 use kernel::{
+    ffi::c_void,
     page::{PAGE_SHIFT, PAGE_SIZE},
     uaccess::UserPtr,
 };
@@ -42,6 +43,7 @@ pub(crate) const fn entry(pfn: usize, order: u32, writable: bool) -> usize {
 }
 
 /// log2 of the pages that are mapped together with that of the entry.
+#[inline]
 pub(crate) const fn order(entry: usize) -> u32 {
     (entry >> ORDER_SHIFT & ORDER_MASK) as u32
 }
@@ -324,17 +326,18 @@ pub enum View {
 
 /// Where a page lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Memory {
     /// In the system's memory.
-    System,
+    System = bindings::mnh_memory_MNH_MEMORY_SYSTEM,
     /// It is the page of zeroes that stands for memory never written.
-    Zero,
+    Zero = bindings::mnh_memory_MNH_MEMORY_ZERO,
     /// In device memory that the CPU cannot reach, of the owner who asked.
-    OwnPrivate,
+    OwnPrivate = bindings::mnh_memory_MNH_MEMORY_OWN_PRIVATE,
     /// In device memory that the CPU can reach, of the owner who asked.
-    OwnCoherent,
+    OwnCoherent = bindings::mnh_memory_MNH_MEMORY_OWN_COHERENT,
     /// In device memory that the CPU can reach, of another owner.
-    ForeignCoherent,
+    ForeignCoherent = bindings::mnh_memory_MNH_MEMORY_FOREIGN_COHERENT,
 }
 
 impl Memory {
@@ -346,31 +349,6 @@ impl Memory {
         Self::OwnCoherent,
         Self::ForeignCoherent,
     ];
-
-    /// Where the frame lies.
-    ///
-    /// # Safety
-    ///
-    /// It must be mapped by a process, and stay so for the length of the call.
-    unsafe fn of(pfn: usize, asking: Option<Owner>) -> Self {
-        use kernel::bindings::{
-            memory_type_MEMORY_DEVICE_COHERENT as COHERENT,
-            memory_type_MEMORY_DEVICE_PRIVATE as PRIVATE,
-        };
-        let mut owner = core::ptr::null_mut();
-        // SAFETY: A frame that a process maps has a `struct page`, and is not given back to whoever
-        // has the memory before it is unmapped.
-        let kind = unsafe { bindings::mnh_pfn_memory_type(pfn, &mut owner) };
-        let own = asking.is_some() && Owner::from_addr(owner as usize) == asking;
-        match kind {
-            PRIVATE => Self::OwnPrivate,
-            COHERENT if own => Self::OwnCoherent,
-            COHERENT => Self::ForeignCoherent,
-            // SAFETY: The function compares numbers.
-            _ if unsafe { bindings::mnh_is_zero_pfn(pfn) } => Self::Zero,
-            _ => Self::System,
-        }
-    }
 }
 
 /// Turns entries into what [`view`] makes a [`View`] of. They are of no use otherwise then.
@@ -379,15 +357,17 @@ impl Memory {
 ///
 /// The entries must have been read and checked for a shadow whose lock is held.
 pub(crate) unsafe fn make_views(entries: &mut [usize], asking: Option<Owner>) {
-    let (mut known, mut memory) = (None, Memory::System);
+    let asking = asking.map_or(core::ptr::null(), |owner| owner.addr() as *const c_void);
+    let (mut known, mut memory) = (None, 0);
     for entry in entries.iter_mut().filter(|entry| **entry & VALID != 0) {
         let pfn = *entry & !(FLAGS | EXCLUSIVE);
         let order = order(*entry);
         // What is mapped together is all in the same memory.
         let together = (order > 0).then_some(pfn >> order);
         if together.is_none() || together != known {
-            // SAFETY: As long as the lock is held no invalidation of it completes, so it is mapped.
-            memory = unsafe { Memory::of(pfn, asking) };
+            // SAFETY: A frame that a process maps has a `struct page`, and as long as the lock is held
+            // no invalidation of it completes, so it stays mapped and whoever has the memory keeps it.
+            memory = unsafe { bindings::mnh_pfn_memory(pfn, asking) };
             known = together;
         }
         *entry = *entry & FLAGS | memory as usize;
@@ -395,6 +375,7 @@ pub(crate) unsafe fn make_views(entries: &mut [usize], asking: Option<Owner>) {
 }
 
 /// What [`make_views`] left of an entry.
+#[inline]
 pub(crate) fn view(entry: usize) -> View {
     if entry & ERROR != 0 {
         return View::Error;
