@@ -23,6 +23,16 @@ pub(crate) enum Which {
     C,
 }
 
+impl Which {
+    /// Its name in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::C => "c",
+        }
+    }
+}
+
 /// Our module.
 const RUST: &str = "gpu_mirror_rs";
 /// The kernel tree's.

@@ -7,182 +7,200 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Context;
-use crate::exec;
-use crate::kernel::Kind;
+use super::{verdict, Boots, Context};
+use crate::kernel::{Kernel, Kind};
+use crate::ktap::Stream;
 use crate::modules::Which;
 use crate::report::{Case, Verdict};
 use crate::vm::Machine;
+use crate::{coherent, exec};
 
 /// How often `--full` repeats the cases on the release kernel.
-const REPETITIONS: usize = 5;
+const REPETITIONS: usize = 20;
+/// How many CPUs they have then.
+const MANY_CPUS: u32 = 4;
 /// What the lines of the program's own list are marked with.
 const LIST: &str = "# list: ";
 
-/// What a case needs of the driver beyond system memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Needs {
-    Nothing,
-    DeviceMemory,
-    ExclusiveAccess,
-}
+/// The kinds of device that each case runs on.
+const PRIVATE: &str = "private";
+const COHERENT: &str = "coherent";
 
-impl Needs {
-    /// Why a case is skipped.
-    fn cause(self) -> Option<&'static str> {
-        match self {
-            Self::Nothing => None,
-            Self::DeviceMemory => Some("needs device memory, which the driver does not have yet"),
-            Self::ExclusiveAccess => {
-                Some("needs exclusive access, which the driver does not have yet")
-            }
-        }
+/// Every case of the program, with its fixture, so that none is lost and none is new without a word.
+const CASES: &[(&str, &str)] = &[
+    ("hmm", "open_close"),
+    ("hmm", "anon_read"),
+    ("hmm", "anon_read_prot"),
+    ("hmm", "anon_write"),
+    ("hmm", "anon_write_prot"),
+    ("hmm", "anon_write_child"),
+    ("hmm", "anon_write_child_shared"),
+    ("hmm", "anon_write_huge"),
+    ("hmm", "anon_write_hugetlbfs"),
+    ("hmm", "file_read"),
+    ("hmm", "file_write"),
+    ("hmm", "migrate"),
+    ("hmm", "migrate_file_private"),
+    ("hmm", "migrate_fault"),
+    ("hmm", "migrate_release"),
+    ("hmm", "migrate_shared"),
+    ("hmm2", "migrate_mixed"),
+    ("hmm", "migrate_multiple"),
+    ("hmm", "anon_read_multiple"),
+    ("hmm", "anon_teardown"),
+    ("hmm", "mixedmap"),
+    ("hmm2", "snapshot"),
+    ("hmm", "compound"),
+    ("hmm2", "double_map"),
+    ("hmm", "exclusive"),
+    ("hmm", "exclusive_mprotect"),
+    ("hmm", "exclusive_cow"),
+    ("hmm", "hmm_gup_test"),
+    ("hmm", "hmm_cow_in_device"),
+    ("hmm", "migrate_anon_huge_empty"),
+    ("hmm", "migrate_anon_huge_zero"),
+    ("hmm", "migrate_anon_huge_free"),
+    ("hmm", "migrate_anon_huge_fault"),
+    ("hmm", "migrate_partial_unmap_fault"),
+    ("hmm", "migrate_remap_fault"),
+    ("hmm", "migrate_anon_huge_err"),
+    ("hmm", "migrate_anon_huge_zero_err"),
+    ("hmm", "benchmark_thp_migration"),
+    ("hmm", "userfaultfd_read"),
+];
+/// Cases with a limit of time of their own that the checks of the debug kernel overrun: they run on
+/// the release kernel.
+const RELEASE: &[&str] = &["benchmark_thp_migration"];
+
+/// The kernel that a case runs on.
+fn kernel_of(case: &str) -> Kind {
+    if RELEASE.contains(&case) {
+        Kind::Release
+    } else {
+        Kind::Debug
     }
 }
 
-/// Why the second variant is skipped.
-const COHERENT: &str = "needs coherent devices, which the driver does not have yet";
-
-use Needs::{DeviceMemory, ExclusiveAccess, Nothing};
-
-/// Every case of the program, so that none is lost and none is new without a word.
-const CASES: &[(&str, &str, Needs)] = &[
-    ("hmm", "open_close", Nothing),
-    ("hmm", "anon_read", Nothing),
-    ("hmm", "anon_read_prot", Nothing),
-    ("hmm", "anon_write", Nothing),
-    ("hmm", "anon_write_prot", Nothing),
-    ("hmm", "anon_write_child", DeviceMemory),
-    ("hmm", "anon_write_child_shared", Nothing),
-    ("hmm", "anon_write_huge", Nothing),
-    ("hmm", "anon_write_hugetlbfs", Nothing),
-    ("hmm", "file_read", Nothing),
-    ("hmm", "file_write", Nothing),
-    ("hmm", "migrate", DeviceMemory),
-    ("hmm", "migrate_file_private", DeviceMemory),
-    ("hmm", "migrate_fault", DeviceMemory),
-    ("hmm", "migrate_release", DeviceMemory),
-    ("hmm", "migrate_shared", DeviceMemory),
-    ("hmm2", "migrate_mixed", DeviceMemory),
-    ("hmm", "migrate_multiple", DeviceMemory),
-    ("hmm", "anon_read_multiple", Nothing),
-    ("hmm", "anon_teardown", Nothing),
-    ("hmm", "mixedmap", Nothing),
-    ("hmm2", "snapshot", DeviceMemory),
-    ("hmm", "compound", Nothing),
-    ("hmm2", "double_map", DeviceMemory),
-    ("hmm", "exclusive", ExclusiveAccess),
-    ("hmm", "exclusive_mprotect", ExclusiveAccess),
-    ("hmm", "exclusive_cow", ExclusiveAccess),
-    ("hmm", "hmm_gup_test", DeviceMemory),
-    ("hmm", "hmm_cow_in_device", DeviceMemory),
-    ("hmm", "migrate_anon_huge_empty", DeviceMemory),
-    ("hmm", "migrate_anon_huge_zero", DeviceMemory),
-    ("hmm", "migrate_anon_huge_free", DeviceMemory),
-    ("hmm", "migrate_anon_huge_fault", DeviceMemory),
-    ("hmm", "migrate_partial_unmap_fault", DeviceMemory),
-    ("hmm", "migrate_remap_fault", DeviceMemory),
-    ("hmm", "migrate_anon_huge_err", DeviceMemory),
-    ("hmm", "migrate_anon_huge_zero_err", DeviceMemory),
-    ("hmm", "benchmark_thp_migration", DeviceMemory),
-    ("hmm", "userfaultfd_read", Nothing),
-];
-
-/// The two variants of each case, as the harness names them.
-fn name(fixture: &str, kind: &str, case: &str) -> String {
-    format!("{fixture}.{fixture}_device_{kind}.{case}")
+/// A case's name on a kind of device, as the harness has it.
+fn name(fixture: &str, device: &str, case: &str) -> String {
+    format!("{fixture}.{fixture}_device_{device}.{case}")
 }
 
-/// The names of the cases that must pass.
-fn wanted() -> Vec<String> {
-    let wanted = CASES.iter().filter(|(_, _, needs)| *needs == Nothing);
-    wanted
-        .map(|(fixture, case, _)| name(fixture, "private", case))
-        .collect()
+/// The names of the cases on these kinds of device that run on the kernel.
+fn cases(devices: &[&str], kernel: Kind) -> Vec<String> {
+    let of = |device: &&str| -> Vec<String> {
+        let cases = CASES.iter().filter(|(_, case)| kernel_of(case) == kernel);
+        cases
+            .map(|(fixture, case)| name(fixture, device, case))
+            .collect()
+    };
+    devices.iter().flat_map(of).collect()
 }
 
-/// The names of the cases that are skipped, each with its cause.
-fn skipped() -> Vec<(String, &'static str)> {
-    let private = CASES.iter().filter_map(|(fixture, case, needs)| {
-        Some((name(fixture, "private", case), needs.cause()?))
-    });
-    let coherent = CASES
-        .iter()
-        .map(|(fixture, case, _)| (name(fixture, "coherent", case), COHERENT));
-    private.chain(coherent).collect()
+/// The names of all cases.
+fn all() -> Vec<String> {
+    [Kind::Debug, Kind::Release]
+        .map(|kernel| cases(&[PRIVATE, COHERENT], kernel))
+        .concat()
 }
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
-    let kernel = context.kernel(Kind::Debug)?;
-    let program = context.builder(&kernel).hmm_tests()?;
-    let rust = context.driver(&kernel, Which::Rust)?;
-    let machine = exec::plain(&kernel);
+    let debug = context.kernel(Kind::Debug)?;
+    let release = context.kernel(Kind::Release)?;
+    let program = context.builder(&debug).hmm_tests()?;
 
-    let boots = context.boot(
-        &format!("rust-{}", kernel.name),
-        &machine,
-        rust,
-        command(&program, 1, &wanted()),
-    )?;
-    let results = context.judge("", &boots);
-    for missing in wanted().iter().filter(|name| !results.contains(name)) {
-        context.fail(missing, "it gave no result".into());
-    }
-    for (name, cause) in skipped() {
-        context
-            .cases
-            .push(Case::new(name, Verdict::Skip(cause.into())));
-    }
-    match differs(&listed(&boots.output)) {
-        None => context
-            .cases
-            .push(Case::new("list of cases", Verdict::Pass)),
-        Some(difference) => context.fail("list of cases", difference),
-    }
-
-    let c = context.driver(&kernel, Which::C)?;
-    let of_c = if context.full { private() } else { wanted() };
-    let boots = context.boot(
-        &format!("c-{}", kernel.name),
-        &machine,
-        c,
-        command(&program, 1, &of_c),
-    )?;
-    context.beside("", &boots);
-
-    if context.full {
-        let kernel = context.kernel(Kind::Release)?;
-        let rust = context.driver(&kernel, Which::Rust)?;
-        let machine = Machine {
-            cpus: 4,
-            ..exec::plain(&kernel)
-        };
-        let boots = context.boot(
-            "rust-release",
-            &machine,
-            rust,
-            command(&program, REPETITIONS, &wanted()),
+    for (kernel, kind, prefix) in [
+        (&debug, Kind::Debug, ""),
+        (&release, Kind::Release, "release: "),
+    ] {
+        let wanted = cases(&[PRIVATE, COHERENT], kind);
+        let boots = boot(
+            context,
+            kernel,
+            kind,
+            Which::Rust,
+            command(&program, 1, &wanted),
         )?;
-        let results = context.judge("release: ", &boots);
-        for name in wanted() {
-            let times = results.iter().filter(|result| **result == name).count();
-            if times != REPETITIONS {
-                context.fail(
-                    &format!("release: {name}"),
-                    format!("{times} results of {REPETITIONS}"),
-                );
+        context.judge_wanted(prefix, &boots, &wanted);
+        if kind == Kind::Debug {
+            match differs(&listed(&boots.output)) {
+                None => context
+                    .cases
+                    .push(Case::new("list of cases", Verdict::Pass)),
+                Some(difference) => context.fail("list of cases", difference),
             }
         }
+        // On coherent devices C's driver may take the kernel down.
+        let of_c = cases(&[PRIVATE], kind);
+        let boots = boot(context, kernel, kind, Which::C, command(&program, 1, &of_c))?;
+        context.beside(prefix, &boots);
+    }
+
+    if context.full {
+        repeat(context, &release, &program)?;
     }
     Ok(())
 }
 
-/// All cases of the private variant.
-fn private() -> Vec<String> {
-    CASES
+/// Boots with all four devices.
+fn boot(
+    context: &Context<'_>,
+    kernel: &Kernel,
+    kind: Kind,
+    which: Which,
+    command: Vec<OsString>,
+) -> Result<Boots> {
+    let driver = coherent::driver(context.driver(kernel, which)?);
+    let machine = coherent::machine(exec::plain(kernel));
+    let name = format!("{}-{}", which.name(), kind.name());
+    context.boot(&name, &machine, driver, command)
+}
+
+/// Runs all cases many times.
+fn repeat(context: &mut Context<'_>, kernel: &Kernel, program: &Path) -> Result<()> {
+    let wanted = all();
+    let driver = coherent::driver(context.driver(kernel, Which::Rust)?);
+    let machine = coherent::machine(Machine {
+        cpus: MANY_CPUS,
+        ..exec::plain(kernel)
+    });
+    let boots = context.boot(
+        "rust-release-repeated",
+        &machine,
+        driver,
+        command(program, REPETITIONS, &wanted),
+    )?;
+    let prefix = format!("{REPETITIONS} times on {MANY_CPUS} CPUs, release: ");
+    let cases = wanted.iter().map(|name| {
+        let verdict = every_time(&boots.streams, name, REPETITIONS);
+        Case::new(format!("{prefix}{name}"), verdict)
+    });
+    context.cases.extend(cases);
+    context.judge_boot(&prefix, &boots);
+    Ok(())
+}
+
+/// One verdict on all the times that a case ran.
+fn every_time(streams: &[Stream], name: &str, times: usize) -> Verdict {
+    let lines = streams.iter().flat_map(|stream| &stream.lines);
+    let results: Vec<Verdict> = lines
+        .filter(|line| line.name == name)
+        .map(|line| verdict(line.result.clone()))
+        .collect();
+    let bad: Vec<&Verdict> = results
         .iter()
-        .map(|(fixture, case, _)| name(fixture, "private", case))
-        .collect()
+        .filter(|result| **result != Verdict::Pass)
+        .collect();
+    match bad.first() {
+        Some(Verdict::Fail(cause) | Verdict::Skip(cause)) => Verdict::Fail(format!(
+            "{} of {times} times, the first: {cause}",
+            bad.len()
+        )),
+        _ if results.len() != times => {
+            Verdict::Fail(format!("it gave {} results of {times}", results.len()))
+        }
+        _ => Verdict::Pass,
+    }
 }
 
 /// Lists what the program has, then runs the cases. It does both in the guest: even to list, the
@@ -243,8 +261,7 @@ fn differs(listed: &[String]) -> Option<String> {
     if listed.is_empty() {
         return Some("the program listed none".into());
     }
-    let mut known = wanted();
-    known.extend(skipped().into_iter().map(|(name, _)| name));
+    let known = all();
     let new: Vec<&str> = listed
         .iter()
         .filter(|name| !known.contains(name))
@@ -271,6 +288,7 @@ fn differs(listed: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ktap;
 
     fn list() -> String {
         let mut text = format!("{LIST}{:<20} {:<25} TEST\n", "# FIXTURE", "VARIANT");
@@ -280,8 +298,8 @@ mod tests {
                 format!("{fixture}_device_coherent"),
             ]
             .into_iter();
-            let cases = CASES.iter().filter(|(of, _, _)| *of == fixture);
-            for (row, (_, case, _)) in cases.enumerate() {
+            let cases = CASES.iter().filter(|(of, _)| *of == fixture);
+            for (row, (_, case)) in cases.enumerate() {
                 let fixture = if row == 0 { fixture } else { "" };
                 let variant = variants.next().unwrap_or_default();
                 text += &format!("{LIST}{fixture:<20} {variant:<25} {case}\n");
@@ -292,9 +310,44 @@ mod tests {
     }
 
     #[test]
-    fn fifteen_cases_must_pass() {
-        assert_eq!(wanted().len(), 15);
-        assert!(wanted().contains(&"hmm.hmm_device_private.userfaultfd_read".to_owned()));
+    fn all_cases_must_pass_and_each_on_one_kernel() {
+        assert_eq!(all().len(), 78);
+        assert_eq!(cases(&[PRIVATE, COHERENT], Kind::Debug).len(), 76);
+        assert_eq!(
+            cases(&[PRIVATE, COHERENT], Kind::Release),
+            [
+                "hmm.hmm_device_private.benchmark_thp_migration",
+                "hmm.hmm_device_coherent.benchmark_thp_migration"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_case_that_is_to_run_on_release_exists() {
+        for case in RELEASE {
+            assert!(CASES.iter().any(|(_, known)| known == case), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_case_must_pass_every_time() {
+        let run = |results: &str| format!("TAP version 13\n1..2\n{results}");
+        let good = run("ok 1 a\nok 2 b\n");
+        let of = |text: &str, name| every_time(&ktap::parse(text), name, 2);
+        assert_eq!(of(&(good.clone() + &good), "a"), Verdict::Pass);
+        assert_eq!(
+            of(&good, "a"),
+            Verdict::Fail("it gave 1 results of 2".into())
+        );
+        let bad = run("ok 1 a # SKIP no memory\n# x.c:1: no\nnot ok 2 b\n");
+        assert_eq!(
+            of(&(good.clone() + &bad), "a"),
+            Verdict::Fail("1 of 2 times, the first: no memory".into())
+        );
+        assert_eq!(
+            of(&(bad.clone() + &bad), "b"),
+            Verdict::Fail("2 of 2 times, the first: x.c:1: no".into())
+        );
     }
 
     #[test]

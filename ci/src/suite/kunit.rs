@@ -14,7 +14,6 @@ use super::Context;
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
-use crate::report::Verdict;
 use crate::vm::Machine;
 
 /// KUnit is off unless it is asked for, and the kernel has suites of its own.
@@ -65,15 +64,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     command.push(suites.into());
 
     let boots = context.boot(&kernel.name, &machine, driver, command)?;
-    let results = context.judge("", &boots);
-    for case in &mut context.cases {
-        if let Verdict::Skip(cause) = &case.verdict {
-            case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
-        }
-    }
-    for missing in wanted.iter().filter(|name| !results.contains(name)) {
-        context.fail(missing, "it gave no result".into());
-    }
+    context.judge_wanted("", &boots, &wanted);
     Ok(())
 }
 

@@ -352,6 +352,21 @@ impl Context<'_> {
         names
     }
 
+    /// Judges a boot that must be flawless and in which each of the `wanted` cases must pass: one that
+    /// is skipped, or gives no result, fails.
+    fn judge_wanted(&mut self, prefix: &str, boots: &Boots, wanted: &[String]) {
+        let before = self.cases.len();
+        let results = self.judge(prefix, boots);
+        for case in &mut self.cases[before..] {
+            if let Verdict::Skip(cause) = &case.verdict {
+                case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
+            }
+        }
+        for missing in wanted.iter().filter(|name| !results.contains(name)) {
+            self.fail(&format!("{prefix}{missing}"), "it gave no result".into());
+        }
+    }
+
     /// Judges the results alone.
     pub(crate) fn judge_results(&mut self, prefix: &str, streams: &[ktap::Stream]) -> Vec<String> {
         let mut names = Vec::new();
