@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 
-use super::{Boots, Context};
+use super::{leaks, Boots, Context};
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
@@ -35,11 +35,11 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let boots = context.boot(
         &format!("rust-{}", kernel.name),
         &machine,
-        rust,
-        rust_command,
+        rust.clone(),
+        rust_command.clone(),
     )?;
     context.judge("", &boots);
-    whole(&boots, &programs)?;
+    whole(&boots, programs.len())?;
 
     if context.full {
         let c = context.driver(&kernel, Which::C)?;
@@ -50,6 +50,10 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
             command(&programs),
         )?;
         context.beside("", &boots);
+
+        let boots = leaks::run(context, machine, rust, rust_command, &[])?;
+        // What kmemleak found is a program's results more.
+        whole(&boots, programs.len() + 1)?;
     }
     Ok(())
 }
@@ -61,11 +65,10 @@ fn command(programs: &[PathBuf]) -> Vec<OsString> {
 }
 
 /// Fails when a program left no results.
-fn whole(boots: &Boots, programs: &[PathBuf]) -> Result<()> {
+fn whole(boots: &Boots, programs: usize) -> Result<()> {
     ensure!(
-        boots.streams.len() == programs.len(),
-        "{} programs were to run, {} printed results",
-        programs.len(),
+        boots.streams.len() == programs,
+        "{programs} programs were to run, {} printed results",
         boots.streams.len()
     );
     Ok(())

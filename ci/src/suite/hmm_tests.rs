@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{verdict, Boots, Context};
+use super::{leaks, verdict, Boots, Context};
 use crate::kernel::{Kernel, Kind};
 use crate::ktap::Stream;
 use crate::modules::Which;
@@ -137,6 +137,16 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     }
 
     if context.full {
+        let wanted = cases(&[PRIVATE, COHERENT], Kind::Debug);
+        let driver = coherent::driver(context.driver(&debug, Which::Rust)?);
+        let machine = coherent::machine(exec::plain(&debug));
+        leaks::run(
+            context,
+            machine,
+            driver,
+            command(&program, 1, &wanted),
+            &wanted,
+        )?;
         repeat(context, &release, &program)?;
     }
     Ok(())

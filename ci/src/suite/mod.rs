@@ -7,6 +7,7 @@ mod gpu_selftests;
 mod hmm_tests;
 mod host;
 mod kunit;
+mod leaks;
 mod sample;
 mod storm;
 
