@@ -60,14 +60,15 @@ impl Paths {
         self.dir(own.join("kbuild"))
     }
 
-    /// A directory of its own for the logs of one step. The oldest go.
+    /// A directory of its own for the logs of one step. The oldest go, if their run is over.
     pub(crate) fn logs(&self, step: &str) -> Result<PathBuf> {
         let top = self.dir("logs")?;
         let mut old: Vec<PathBuf> = fs::read_dir(&top)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .collect();
         old.sort();
-        for dir in old.iter().take(old.len().saturating_sub(KEPT_LOGS)) {
+        let too_many = old.len().saturating_sub(KEPT_LOGS);
+        for dir in old[..too_many].iter().filter(|dir| !is_in_use(dir)) {
             // Another run may be removing the same one.
             let _ = fs::remove_dir_all(dir);
         }
@@ -96,6 +97,13 @@ impl Paths {
             }
         }
     }
+}
+
+/// Whether the run that made these logs goes on: it is in the name.
+fn is_in_use(logs: &Path) -> bool {
+    let name = logs.file_name().unwrap_or_default().to_string_lossy();
+    let process = name.split('-').nth(1);
+    process.is_some_and(|process| Path::new("/proc").join(process).exists())
 }
 
 /// A path as the name of one directory; `ci/run` makes the same.
@@ -130,6 +138,24 @@ mod tests {
         };
         assert_eq!(own("/a b/c"), dir.path().join("modules/_a_b_c"));
         assert_ne!(own("/a/c"), own("/a/d"));
+    }
+
+    #[test]
+    fn the_logs_of_a_run_that_goes_on_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            checkout: "/".into(),
+            cache: dir.path().into(),
+        };
+        let ours = paths.logs("ours").unwrap();
+        // No process has this number.
+        let old = paths.dir("logs/1-4194305-old").unwrap();
+        for number in 0..KEPT_LOGS {
+            paths.dir(format!("logs/2-4194305-{number}")).unwrap();
+        }
+        paths.logs("another").unwrap();
+        assert!(ours.is_dir());
+        assert!(!old.exists());
     }
 
     #[test]

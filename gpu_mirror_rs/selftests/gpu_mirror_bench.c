@@ -117,11 +117,6 @@ static bool is_mapped_as_asked(struct bench *b)
 			 all_pages_are(b, PAGE_IS_PRESENT, PAGE_IS_HUGE);
 }
 
-static int do_nothing(struct bench *b)
-{
-	return 0;
-}
-
 static bool is_done(struct bench *b)
 {
 	return true;
@@ -146,12 +141,6 @@ static int populate_and_read(struct bench *b)
 static bool data_is_marked(struct bench *b)
 {
 	return is_marked(b, b->data);
-}
-
-/* The kernel's own way to have pages that nobody touches. */
-static int fault_in(struct bench *b)
-{
-	return madvise(b->mem, b->npages * page_size(), MADV_POPULATE_WRITE) ? -errno : 0;
 }
 
 /* What the device writes comes from memory of a different mark. */
@@ -282,7 +271,6 @@ static const struct row rows[] = {
 	{ "read_cold", true, populate, read_pages, data_is_marked },
 	{ "read_warm", true, populate_and_read, read_pages, data_is_marked },
 	{ "write_warm", true, populate_and_write, write_pages, memory_is_marked },
-	{ "fault_in", false, do_nothing, fault_in, is_mapped_as_asked },
 	{ "fault", true, mark_data, write_pages, memory_is_marked },
 	{ "mincore", false, populate, look, all_in_core },
 	{ "snapshot", true, populate, snapshot, snapshot_is_right },
@@ -446,5 +434,8 @@ int main(int argc, char **argv)
 	ksft_set_plan(ntests);
 	for (i = 0; i < ntests; i++)
 		report(&tests[i]);
+	/* So that whoever waits for the program can remove the driver. */
+	if (!module_is_released())
+		ksft_print_msg("the driver's module is still in use\n");
 	ksft_finished();
 }

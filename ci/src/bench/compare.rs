@@ -11,13 +11,12 @@ use super::figures::{Figures, Size};
 /// The pages at which the goals are judged.
 pub(super) const GOAL_PAGES: u64 = 4096;
 
-/// An operation of the mirror, and the rows of the program that make up its floor.
+/// An operation of the mirror, and what it cannot do without.
 struct Operation {
     name: &'static str,
     row: &'static str,
-    floor: &'static [&'static str],
-    /// What the floor is.
-    over: &'static str,
+    /// The row of its floor, and what that is.
+    floor: Option<(&'static str, &'static str)>,
 }
 
 const COLD: &str = "cold fault";
@@ -34,77 +33,74 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         name: COLD,
         row: "read_cold",
-        floor: &["read_warm"],
-        over: "the driver's own warm read, that is, over the copy",
+        floor: Some((
+            "read_warm",
+            "the driver's own warm read, that is, over the copy",
+        )),
     },
     Operation {
         name: WARM_READ,
         row: "read_warm",
-        floor: &["copy"],
-        over: "one copy by the processor's string instruction",
+        floor: Some(("copy", "one copy by the processor's string instruction")),
     },
     Operation {
         name: "warm write",
         row: "write_warm",
-        floor: &["copy"],
-        over: "one copy by the processor's string instruction",
+        floor: Some(("copy", "one copy by the processor's string instruction")),
     },
     Operation {
         name: "device fault on untouched memory",
         row: "fault",
-        floor: &["fault_in", "write_warm"],
-        over: "`madvise(MADV_POPULATE_WRITE)` and the driver's own warm write",
+        floor: Some((
+            "write_warm",
+            "the driver's own warm write, that is, over the copy; to clear a page is 4096",
+        )),
     },
     Operation {
         name: SNAPSHOT,
         row: "snapshot",
-        floor: &["mincore"],
-        over: "`mincore()`, which tells less",
+        floor: Some(("mincore", "`mincore()`, which tells less")),
     },
     Operation {
         name: MPROTECT,
         row: "mprotect",
-        floor: &["mprotect_bare"],
-        over: "the same without a mirror",
+        floor: Some(("mprotect_bare", "the same without a mirror")),
     },
     Operation {
         name: UNRELATED,
         row: "mprotect_unrelated",
-        floor: &["mprotect_bare"],
-        over: "the same without a mirror; the device has other memory of the process, never this",
+        floor: Some((
+            "mprotect_bare",
+            "the same without a mirror; the device has other memory of the process, never this",
+        )),
     },
     Operation {
         name: MUNMAP,
         row: "munmap",
-        floor: &["munmap_bare"],
-        over: "the same without a mirror",
+        floor: Some(("munmap_bare", "the same without a mirror")),
     },
     Operation {
         name: TO_DEVICE,
         row: "to_device",
-        floor: &[],
-        over: "",
+        floor: None,
     },
     Operation {
         name: TO_SYSTEM,
         row: "to_system",
-        floor: &[],
-        over: "",
+        floor: None,
     },
     Operation {
         name: FAULT_BACK,
         row: "fault_back",
-        floor: &[],
-        over: "",
+        floor: None,
     },
 ];
 
 /// The names of the operations that have a floor, with what it is.
 pub(super) fn floors() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let floored = OPERATIONS
+    OPERATIONS
         .iter()
-        .filter(|operation| !operation.floor.is_empty());
-    floored.map(|operation| (operation.name, operation.over))
+        .filter_map(|operation| Some((operation.name, operation.floor?.1)))
 }
 
 /// Both drivers' figures, where they have them.
@@ -228,19 +224,14 @@ fn line(operation: &Operation, size: Size, counted: &Figures, timed: &Figures) -
     let pair = |figures: &Figures, row| {
         Pair::new(figures.cost(C, row, size), figures.cost(Rust, row, size))
     };
-    let sum = |which| {
-        let mut rows = operation.floor.iter();
-        rows.try_fold(0.0, |sum, row| Some(sum + counted.cost(which, row, size)?))
-    };
     let cost = pair(counted, operation.row);
     Line {
         operation: operation.name,
         size,
         cost,
-        over_floor: match operation.floor {
-            [] => Pair::default(),
-            _ => cost.over(Pair::new(sum(C), sum(Rust))),
-        },
+        over_floor: operation.floor.map_or(Pair::default(), |(floor, _)| {
+            cost.over(pair(counted, floor))
+        }),
         time_ratio: pair(timed, operation.row).ratio,
     }
 }

@@ -118,9 +118,10 @@ fn boot(
     context.judge_results(&format!("{name}: "), &boots.streams);
     ensure!(
         boots.streams.len() == turns.len(),
-        "{} of {} turns printed results",
+        "{} of {} turns printed results: {}",
         boots.streams.len(),
-        turns.len()
+        turns.len(),
+        boots.fault.unwrap_or_default()
     );
     Figures::read(&boots.output, turns)
 }

@@ -216,21 +216,28 @@ mod tests {
     fn every_operation_is_drawn() {
         let comparison = comparison();
         let picture = draw(&comparison).unwrap();
-        if let Ok(t) = std::fs::read_to_string("/tmp/both.txt") {
-            // TMP
-            let f = super::super::figures::Figures::read(
-                &t,
-                &[crate::modules::Which::C, crate::modules::Which::Rust],
-            )
-            .unwrap(); // TMP
-            let c = Comparison::new(&f, &f); // TMP
-            std::fs::write("/tmp/p.svg", draw(&c).unwrap()).unwrap(); // TMP
-            std::fs::write("/tmp/p.md", super::super::report::tables(&c)).unwrap();
-            // TMP
-        } // TMP
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
         for lines in comparison.operations() {
             assert!(picture.contains(lines[0].operation));
         }
+    }
+
+    #[test]
+    fn every_figure_is_drawn() {
+        let comparison = comparison();
+        let lines = comparison.lines.iter();
+        let dots = lines.map(|line| {
+            let over = line.over_floor;
+            // C's is a ring that hides what is under it.
+            let distance = 2 * usize::from(over.c.is_some()) + usize::from(over.rust.is_some());
+            let is_shown = line.size.pages == GOAL_PAGES;
+            usize::from(line.cost.ratio.is_some()) + if is_shown { distance } else { 0 }
+        });
+        let legend = 4;
+        let picture = draw(&comparison).unwrap();
+        assert_eq!(
+            picture.matches("<circle").count(),
+            dots.sum::<usize>() + legend
+        );
     }
 }

@@ -231,7 +231,7 @@ pub(crate) struct Boots {
     pub(crate) streams: Vec<ktap::Stream>,
     pub(crate) output: String,
     /// Why it is not a good boot, if it is not.
-    fault: Option<String>,
+    pub(crate) fault: Option<String>,
     reports: Vec<Report>,
 }
 
