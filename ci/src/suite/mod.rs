@@ -79,14 +79,14 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "hmm-tests",
         about: "the kernel tree's own tests of a GPU mirror, unmodified",
-        limits: (minutes(15), minutes(45)),
+        limits: (minutes(20), minutes(90)),
         only_full: false,
         run: hmm_tests::run,
     },
     Suite {
         name: "gpu-selftests",
         about: "our kselftests of the GPU mirror: refused input, data, lifetimes, storms",
-        limits: (minutes(15), minutes(30)),
+        limits: (minutes(15), minutes(45)),
         only_full: false,
         run: gpu_selftests::run,
     },
