@@ -5,6 +5,11 @@
 //! A private device gets its memory in chunks, as it is asked for; a coherent one has one chunk, at an
 //! address that the system does not use. Pages come and go by migration (`migration`), and until the
 //! last is back the memory stays.
+//!
+//! # Locks
+//!
+//! The mutex of growing, with no page locked; locks of pages → the mutex of the reserve; and the lock of
+//! a chunk's free pages, which is the innermost of all.
 
 #![forbid(unsafe_code)]
 
