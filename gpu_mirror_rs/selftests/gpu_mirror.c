@@ -492,44 +492,10 @@ TEST_F(mirror, remembers_what_it_faulted)
 	EXPECT_TRUE(holds(data, 0, 16, OLD_DATA));
 }
 
-/* A huge page that is mapped as one, or NULL. */
-static void *map_thp(size_t *npages)
-{
-	const char *path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-	size_t size = 0, huge = 0;
-	FILE *file = fopen(path, "r");
-	char line[128];
-	void *mem;
-
-	if (!file)
-		return NULL;
-	if (fscanf(file, "%zu", &size) != 1)
-		size = 0;
-	fclose(file);
-	if (!size)
-		return NULL;
-
-	*npages = size / page_size();
-	mem = map(2 * *npages, RW, PRIVATE);
-	mem = (void *)(((uintptr_t)mem + size - 1) & -size);
-	if (madvise(mem, size, MADV_HUGEPAGE))
-		return NULL;
-	*(char *)mem = 1;
-	file = fopen("/proc/self/smaps_rollup", "r");
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "AnonHugePages: %zu", &huge) == 1)
-			break;
-	if (file)
-		fclose(file);
-	return huge ? mem : NULL;
-}
-
-#define NO_THP "no transparent huge page: not configured, not enabled or no memory"
-
 TEST_F(mirror, transfers_huge_page)
 {
-	size_t npages;
-	void *mem = map_thp(&npages);
+	const size_t npages = HUGE_PAGES;
+	void *mem = map_thp();
 	void *data;
 
 	if (!mem)
@@ -813,14 +779,14 @@ TEST_F(mirror, snapshot_tells_protection)
 
 TEST_F(mirror, snapshot_tells_huge_page)
 {
-	size_t npages, i;
-	void *mem = map_thp(&npages);
+	const size_t npages = HUGE_PAGES;
+	void *mem = map_thp();
 	unsigned char *prot;
+	size_t i;
 
 	if (!mem)
 		SKIP(return, NO_THP);
 	prot = map(1, RW, PRIVATE);
-	ASSERT_GT(page_size(), npages);
 	ASSERT_EQ(0, device_snapshot(self->fd, mem, prot, npages));
 	for (i = 0; i < npages && prot[i] == (HMM_DMIRROR_PROT_WRITE | HMM_DMIRROR_PROT_PMD); i++)
 		;

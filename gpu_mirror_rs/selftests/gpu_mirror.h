@@ -200,6 +200,45 @@ static inline int tmpfs_file(size_t npages)
 	return fd;
 }
 
+/* What a huge page covers. */
+#define HUGE_PAGES	512
+
+/*
+ * Memory at the start of an area that is aligned as a huge page is. What is
+ * around it is not accessible, lest other mappings of the process join it.
+ */
+static inline void *map_aligned(size_t npages)
+{
+	size_t size = HUGE_PAGES * page_size();
+	void *around = map(npages + 2 * HUGE_PAGES, PROT_NONE, PRIVATE | MAP_NORESERVE);
+	void *mem = (void *)(((uintptr_t)around + size) & -size);
+
+	map_at(mem, npages, RW);
+	return mem;
+}
+
+/* A huge page that is mapped as one, or NULL. */
+static inline void *map_thp(void)
+{
+	void *mem = map_aligned(HUGE_PAGES);
+	size_t huge = 0;
+	char line[128];
+	FILE *file;
+
+	if (madvise(mem, HUGE_PAGES * page_size(), MADV_HUGEPAGE))
+		return NULL;
+	*(char *)mem = 1;
+	file = fopen("/proc/self/smaps_rollup", "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "AnonHugePages: %zu", &huge) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return huge ? mem : NULL;
+}
+
+#define NO_THP "no transparent huge page: not configured, not enabled or no memory"
+
 /*
  * Contents: each word of a page tells whose data it is and where it belongs,
  * so that neither a stale page nor a misplaced one passes for the right one.
