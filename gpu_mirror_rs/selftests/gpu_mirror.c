@@ -174,24 +174,6 @@ TEST_F(mirror, refuses_unknown_command)
 	}
 }
 
-TEST_F(mirror, has_no_device_memory)
-{
-	void *mem = map(1, RW, PRIVATE);
-	void *data = map(1, RW, PRIVATE);
-	struct hmm_dmirror_cmd cmd;
-	size_t i;
-
-	fill(mem, 1, OLD_DATA);
-	for (i = 0; i < ARRAY_SIZE(device_memory_commands); i++) {
-		int ret = device_command(self->fd, device_memory_commands[i], mem, data, 1, &cmd);
-
-		EXPECT_EQ(-EOPNOTSUPP, ret) {
-			TH_LOG("command %#lx", device_memory_commands[i]);
-		}
-	}
-	EXPECT_TRUE(holds(mem, 0, 1, OLD_DATA));
-}
-
 TEST_F(mirror, accepts_release_and_flags)
 {
 	void *mem = map(1, RW, PRIVATE);

@@ -312,6 +312,106 @@ static inline bool device_works(int fd)
 	return true;
 }
 
+/*
+ * Device memory. The kernel leaves a page where it is that somebody holds just
+ * then, such as reclaim or compaction, so that another try may be needed.
+ */
+#define MIGRATION_TRIES	10
+
+static inline int to_device(int fd, const void *mem, void *data, size_t npages)
+{
+	int tries = MIGRATION_TRIES, ret;
+
+	do {
+		ret = device_do(fd, HMM_DMIRROR_MIGRATE_TO_DEV, mem, data, npages);
+	} while (ret == -ENOENT && --tries);
+	return ret;
+}
+
+/* Gives the number of pages that came back, or -errno. */
+static inline long to_system(int fd, const void *mem, size_t npages)
+{
+	struct hmm_dmirror_cmd cmd;
+	int ret = device_command(fd, HMM_DMIRROR_MIGRATE_TO_SYS, mem, NULL, npages, &cmd);
+
+	return ret ?: (long)cmd.cpages;
+}
+
+/* The commands that have no range; they are given one all the same. */
+static inline int device_set(int fd, unsigned long request, __u64 value)
+{
+	struct hmm_dmirror_cmd cmd;
+
+	return device_command(fd, request, NULL, NULL, value, &cmd);
+}
+
+/* The device's next allocation for a migration fails. */
+static inline int fail_next_allocation(int fd)
+{
+	return device_set(fd, HMM_DMIRROR_FLAGS, HMM_DMIRROR_FLAG_FAIL_ALLOC);
+}
+
+/* Everything that the device has in its memory goes back. */
+static inline int device_release(int fd)
+{
+	return device_set(fd, HMM_DMIRROR_RELEASE, 1);
+}
+
+static inline int device_exclusive(int fd, const void *mem, void *data, size_t npages)
+{
+	return device_do(fd, HMM_DMIRROR_EXCLUSIVE, mem, data, npages);
+}
+
+/* 0 if the device has no page of these for itself. */
+static inline int check_exclusive(int fd, const void *mem, size_t npages)
+{
+	struct hmm_dmirror_cmd cmd;
+
+	return device_command(fd, HMM_DMIRROR_CHECK_EXCLUSIVE, mem, NULL, npages, &cmd);
+}
+
+/* What a snapshot says of where a page is. */
+#define PLACE_BITS	0x70
+
+/* How many pages are where the snapshot calls it @place or @other. */
+static inline size_t count_pages(int fd, const void *mem, size_t npages, int place, int other)
+{
+	unsigned char *prot = malloc(npages);
+	size_t n = 0, i;
+
+	if (!prot || device_snapshot(fd, mem, prot, npages))
+		die("snapshot");
+	for (i = 0; i < npages; i++) {
+		int bits = prot[i] & PLACE_BITS;
+
+		n += prot[i] != HMM_DMIRROR_PROT_ERROR && (bits == place || bits == other);
+	}
+	free(prot);
+	return n;
+}
+
+static inline size_t pages_on_device(int fd, const void *mem, size_t npages)
+{
+	return count_pages(fd, mem, npages, HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL,
+			   HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL);
+}
+
+/* The first two devices have memory that the CPU cannot reach, the others have. */
+static inline bool is_coherent(int unit)
+{
+	return unit >= 2;
+}
+
+static inline bool device_exists(int unit)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/hmm_dmirror%d", unit);
+	return !access(path, F_OK);
+}
+
+#define NO_COHERENT "no coherent devices: loaded without spm_addr_dev0 and spm_addr_dev1"
+
 /* A gate that one process opens for another, and that fails if it dies before. */
 struct gate {
 	int out;
@@ -527,6 +627,14 @@ static inline __u64 counter(const struct counters *counters, const char *name)
 		die(path);
 	close(fd);
 	return strtoull(text, NULL, 10);
+}
+
+/* Pages of a device's memory that are in use. */
+static inline __u64 memory_used(int unit)
+{
+	struct counters counters = device_counters(unit);
+
+	return counter(&counters, "memory_used");
 }
 
 /*
