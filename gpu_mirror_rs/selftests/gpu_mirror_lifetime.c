@@ -111,6 +111,37 @@ TEST_F(lifetime, inherited_descriptor_sees_parent)
 	EXPECT_TRUE(holds(mem, 0, 33, NEW_DATA));
 }
 
+/* It moves that process's memory, and gives what it finds to whoever asks. */
+TEST_F(lifetime, inherited_descriptor_moves_parent)
+{
+	void *mem = map(33, RW, PRIVATE);
+	void *data = map(33, RW, PRIVATE);
+	pid_t pid;
+
+	fill(mem, 33, OLD_DATA);
+	pid = start_child();
+	if (!pid) {
+		int fd = device_open(variant->unit);
+
+		fill(mem, 33, OTHER_DATA);
+		ASSERT_EQ(0, to_device(self->fd, mem, data, 33));
+		ASSERT_TRUE(holds(data, 0, 33, OLD_DATA));
+		ASSERT_EQ(0, pages_on_device(fd, mem, 33));
+		ASSERT_EQ(0, to_device(fd, mem, data, 33));
+		ASSERT_TRUE(holds(data, 0, 33, OTHER_DATA));
+		ASSERT_EQ(3, to_system(self->fd, mem, 3));
+		ASSERT_EQ(33, pages_on_device(fd, mem, 33));
+		fill(data, 3, NEW_DATA);
+		ASSERT_EQ(0, device_write(self->fd, page_at(mem, 30), data, 3));
+		ASSERT_TRUE(holds(mem, 0, 33, OTHER_DATA));
+		_exit(0);
+	}
+	ASSERT_EQ(0, wait_child(pid));
+	EXPECT_EQ(30, pages_on_device(self->fd, mem, 33));
+	EXPECT_TRUE(holds(mem, 0, 30, OLD_DATA));
+	EXPECT_TRUE(holds(page_at(mem, 30), 0, 3, NEW_DATA));
+}
+
 /*
  * The mirrored memory is gone, from the device too: what it had of @mem, where
  * this process has memory of its own, and of any other.
@@ -129,6 +160,9 @@ static void expect_outlived(struct __test_metadata *_metadata, int fd, void *mem
 		}
 	}
 	EXPECT_EQ(-EINVAL, device_snapshot(fd, mem, data, 2));
+	EXPECT_EQ(-EINVAL, to_device(fd, mem, data, 2));
+	EXPECT_EQ(-EINVAL, to_system(fd, mem, 2));
+	EXPECT_EQ(-EINVAL, device_exclusive(fd, mem, data, 2));
 	EXPECT_TRUE(holds(mem, 0, 2, OLD_DATA) && is_zero(data, 2));
 }
 
@@ -185,6 +219,41 @@ TEST_F(lifetime, memory_ends_under_transfer)
 		_exit(0);
 	}
 	ASSERT_TRUE(gate_wait(&opened));
+	ASSERT_TRUE(gate_wait(&working));
+	kill(pid, SIGKILL);
+	wait_child(pid);
+	ASSERT_TRUE(gate_wait(&done));
+}
+
+/* The memory goes away while another process has it moved to and fro. */
+TEST_F(lifetime, memory_ends_under_migration)
+{
+	struct gate opened = gate(), working = gate(), done = gate();
+	void *mem = map(MANY_PAGES, RW, PRIVATE);
+	void *data = map(MANY_PAGES, RW, PRIVATE);
+	pid_t pid = start_child();
+
+	if (!pid) {
+		int ret, fd = device_open(variant->unit);
+
+		if (start_child()) {
+			fill(mem, MANY_PAGES, OLD_DATA);
+			gate_open(&opened);
+			pause();
+		}
+		ASSERT_TRUE(gate_wait(&opened));
+		while (!(ret = to_device(fd, mem, data, MANY_PAGES))) {
+			ASSERT_TRUE(holds(data, 0, MANY_PAGES, OLD_DATA));
+			gate_open(&working);
+			to_system(fd, mem, MANY_PAGES / 2);
+		}
+		/* Some of the pages may have gone, and others with the whole. */
+		ASSERT_TRUE(ret == -EINVAL || ret == -ENOENT);
+		ASSERT_EQ(-EINVAL, to_device(fd, mem, data, MANY_PAGES));
+		expect_outlived(_metadata, fd, mem);
+		gate_open(&done);
+		_exit(0);
+	}
 	ASSERT_TRUE(gate_wait(&working));
 	kill(pid, SIGKILL);
 	wait_child(pid);
@@ -351,6 +420,28 @@ TEST_F(lifetime, closes_under_transfer)
 	EXPECT_EQ(0, command_end(&c));
 	EXPECT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
 	EXPECT_EQ(-EBADF, device_read(c.fd, c.addr, c.ptr, 3));
+}
+
+/* The end of the command is the end of the descriptor, which empties the device. */
+TEST_F(lifetime, closes_under_migration)
+{
+	struct command c = prepare(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, 3);
+	struct counters device = device_counters(variant->unit);
+	struct trap trap;
+
+	fill(c.addr, 3, OLD_DATA);
+	if (!trap_set(&trap, c.ptr, 3))
+		SKIP(return, NO_USERFAULTFD);
+	start_into_trap(&c, &trap);
+	EXPECT_EQ(0, close(self->fd));
+	trap_release(&trap, NEW_DATA);
+	EXPECT_EQ(0, command_end(&c));
+	EXPECT_TRUE(holds(c.ptr, 0, 3, OLD_DATA));
+	if (counters_exist(&device))
+		EXPECT_EQ(0, memory_used(variant->unit));
+	self->fd = device_open(variant->unit);
+	EXPECT_EQ(0, pages_on_device(self->fd, c.addr, 3));
+	EXPECT_TRUE(holds(c.addr, 0, 3, OLD_DATA));
 }
 
 /* A fault that sleeps reads nothing that is gone by the time it ends. */
@@ -535,6 +626,8 @@ TEST_F(lifetime, process_ends_in_transfer)
 		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_READ, true, ending);
 		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_WRITE, true, ending);
 		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_READ_UNLOCKED, false, ending);
+		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_MIGRATE_TO_DEV, true, ending);
+		end_in_trap(_metadata, variant->unit, HMM_DMIRROR_EXCLUSIVE, true, ending);
 	}
 	EXPECT_TRUE(device_works(self->fd));
 }
@@ -562,6 +655,40 @@ TEST_F(lifetime, process_is_killed_between_transfers)
 		ASSERT_TRUE(gate_wait(&working));
 		kill(pid, SIGKILL);
 		EXPECT_EQ(SIGKILL, wait_child(pid));
+		close(working.out);
+	}
+	EXPECT_TRUE(device_works(self->fd));
+}
+
+/* Wherever a move stands then, the process's pages are not left on the device. */
+TEST_F(lifetime, process_is_killed_while_it_moves)
+{
+	struct counters device = device_counters(variant->unit);
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		struct gate working = gate();
+		pid_t pid = start_child();
+
+		if (!pid) {
+			void *mem = map(MANY_PAGES, RW, PRIVATE);
+			void *data = map(MANY_PAGES, RW, PRIVATE);
+			int fd = i % 2 ? self->fd : device_open(variant->unit);
+
+			fill(mem, MANY_PAGES, OLD_DATA);
+			for (;;) {
+				to_device(fd, mem, data, MANY_PAGES);
+				gate_open(&working);
+				device_exclusive(fd, mem, data, 3);
+				ASSERT_TRUE(holds(mem, 0, MANY_PAGES / 2, OLD_DATA));
+				to_system(fd, mem, MANY_PAGES);
+			}
+		}
+		ASSERT_TRUE(gate_wait(&working));
+		kill(pid, SIGKILL);
+		EXPECT_EQ(SIGKILL, wait_child(pid));
+		if (counters_exist(&device))
+			EXPECT_EQ(0, memory_used(variant->unit));
 		close(working.out);
 	}
 	EXPECT_TRUE(device_works(self->fd));
