@@ -9,6 +9,8 @@
 #include "gpu_mirror.h"
 
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
+#define FAILPAGES	"/sys/kernel/debug/fail_page_alloc/"
+#define PARAMETERS	"/sys/module/" DRIVER "/parameters/"
 #define HELPERS		"mmu_notifier_helpers"
 
 /* More allocations than any one operation makes. */
@@ -49,6 +51,14 @@ static bool can_inject(void)
 }
 
 #define NO_INJECTION "the kernel has no failslab (CONFIG_FAILSLAB, CONFIG_FAULT_INJECTION_DEBUG_FS)"
+
+/* Whole pages fail, too. */
+static bool can_inject_pages(void)
+{
+	return can_inject() && write_file(FAILPAGES "ignore-gfp-wait", "N") &&
+	       write_file(FAILPAGES "ignore-gfp-highmem", "N") &&
+	       write_file(FAILPAGES "min-order", "0") && write_file(FAILPAGES "verbose", "0");
+}
 
 static bool is_loaded(const char *name)
 {
@@ -164,6 +174,75 @@ TEST_F_TIMEOUT(inject, operations, 120)
 	EXPECT_TRUE(holds(self->mem, 0, 600, OLD_DATA));
 }
 
+static int do_exclusive(int fd, void *mem, void *data)
+{
+	return device_exclusive(fd, mem, data, 600);
+}
+
+static int do_move(int fd, void *mem, void *data)
+{
+	return device_do(fd, HMM_DMIRROR_MIGRATE_TO_DEV, mem, data, 600);
+}
+
+static int do_move_back(int fd, void *mem, void *data)
+{
+	long ret = to_system(fd, mem, 600);
+
+	return ret < 0 ? ret : 0;
+}
+
+static int do_move_over(int fd, void *mem, void *data)
+{
+	int ret = do_move(fd, mem, data);
+
+	return ret ?: do_move_back(fd, mem, data);
+}
+
+static int do_release(int fd, void *mem, void *data)
+{
+	return device_release(fd);
+}
+
+/* A page for which there is no memory stays where it is, or the command fails. */
+TEST_F_TIMEOUT(inject, migration, 240)
+{
+	int (*const moves[])(int fd, void *mem, void *data) = {
+		do_exclusive, do_move, do_move_back, do_move_over, do_release,
+	};
+	int fd = device_open(0);
+	unsigned int i;
+
+	ASSERT_LE(0, fd);
+	if (!can_inject_pages())
+		SKIP(return, NO_INJECTION);
+	for (i = 0; i < ARRAY_SIZE(moves); i++) {
+		bool failed = true;
+		int n, step;
+
+		/* The first ones in turn, then samples: there is one for each page. */
+		for (n = 1, step = 1; failed; n += step) {
+			bool is_there = moves[i] == do_move_back || moves[i] == do_release;
+			int ret;
+
+			ret = is_there ? to_device(fd, self->mem, self->data, 600) :
+					 to_system(fd, self->mem, 600);
+			ASSERT_LE(0, ret);
+			step = n < 20 ? 1 : 47;
+			fail_nth(n);
+			ret = moves[i](fd, self->mem, self->data);
+			failed = !fail_nth_left();
+			ASSERT_TRUE(!ret || (failed && (ret == -ENOMEM || ret == -ENOENT))) {
+				TH_LOG("move %u, allocation %d: %d", i, n, ret);
+			}
+			ASSERT_EQ(0, device_read(fd, self->mem, self->data, 600));
+			ASSERT_TRUE(holds(self->data, 0, 600, OLD_DATA));
+		}
+		EXPECT_LT(1, n);
+	}
+	EXPECT_TRUE(holds(self->mem, 0, 600, OLD_DATA));
+	EXPECT_EQ(0, close(fd));
+}
+
 static int remove_module(const char *name)
 {
 	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
@@ -200,16 +279,40 @@ static int module_file(const char *dir, const char *name)
 	return fd;
 }
 
-static int insert_module(int fd)
+static int insert_module(int fd, const char *parameters)
 {
-	return syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	return syscall(SYS_finit_module, fd, parameters, 0) ? -errno : 0;
 }
 
 FIXTURE(module)
 {
 	int helpers;
 	int driver;
+	/* What the driver was loaded with, so that it has the same devices again. */
+	char parameters[96];
 };
+
+static void read_parameters(char *parameters, size_t size)
+{
+	static const char *const names[] = { "spm_addr_dev0", "spm_addr_dev1" };
+	char path[96], value[32] = "";
+	size_t i, len = 0;
+
+	*parameters = 0;
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), PARAMETERS "%s", names[i]);
+		fd = open(path, O_RDONLY);
+		if (fd < 0)
+			continue;
+		if (read(fd, value, sizeof(value) - 1) <= 0)
+			die(path);
+		close(fd);
+		len += snprintf(parameters + len, size - len, "%s=%llu ", names[i],
+				strtoull(value, NULL, 0));
+	}
+}
 
 FIXTURE_SETUP(module)
 {
@@ -220,6 +323,7 @@ FIXTURE_SETUP(module)
 		SKIP(return, "GPU_MIRROR_MODULES does not name the directory of the modules");
 	if (!is_loaded(DRIVER))
 		SKIP(return, "the driver is not the module " DRIVER);
+	read_parameters(self->parameters, sizeof(self->parameters));
 	self->helpers = module_file(dir, HELPERS);
 	self->driver = module_file(dir, DRIVER);
 }
@@ -229,22 +333,37 @@ FIXTURE_TEARDOWN(module)
 {
 	if (self->driver < 0 || is_loaded(DRIVER))
 		return;
-	insert_module(self->helpers);
-	EXPECT_EQ(0, insert_module(self->driver));
+	insert_module(self->helpers, "");
+	EXPECT_EQ(0, insert_module(self->driver, self->parameters));
 }
 
-TEST_F_TIMEOUT(module, removal, 120)
+/* Again and again, each time with memory on a device until just before. */
+TEST_F_TIMEOUT(module, removal, 240)
 {
+	void *mem = map(67, RW, PRIVATE);
+	void *data = map(67, RW, PRIVATE);
+	void *mapped;
 	int i, fd;
 
-	for (i = 0; i < 10; i++) {
-		fd = device_open(0);
+	fill(mem, 67, OLD_DATA);
+	for (i = 0; i < 50; i++) {
+		int unit = device_exists(2) ? i % 4 : i % 2;
+
+		fd = device_open(unit);
 		ASSERT_LE(0, fd);
 		ASSERT_TRUE(device_works(fd));
+		ASSERT_EQ(0, to_device(fd, mem, data, 67));
 		ASSERT_EQ(-EAGAIN, remove_module(DRIVER));
 		ASSERT_EQ(-EAGAIN, remove_module(HELPERS));
 		ASSERT_TRUE(device_works(fd));
+		ASSERT_EQ(67, pages_on_device(fd, mem, 67));
+
+		/* A mapping of the device keeps it open. */
+		mapped = map_file(1, RW, MAP_SHARED, fd);
 		ASSERT_EQ(0, close(fd));
+		ASSERT_EQ(-EAGAIN, remove_module(DRIVER));
+		ASSERT_EQ(67, memory_used(unit));
+		unmap(mapped, 1);
 
 		ASSERT_EQ(-EAGAIN, remove_module(HELPERS));
 		ASSERT_EQ(0, remove_driver());
@@ -252,14 +371,29 @@ TEST_F_TIMEOUT(module, removal, 120)
 		ASSERT_EQ(-1, access("/dev/hmm_dmirror1", F_OK));
 		ASSERT_EQ(-1, access("/sys/kernel/debug/" DRIVER, F_OK));
 		ASSERT_EQ(0, remove_module(HELPERS));
+		ASSERT_TRUE(holds(mem, 0, 67, OLD_DATA));
 
-		ASSERT_EQ(0, insert_module(self->helpers));
-		ASSERT_EQ(0, insert_module(self->driver));
+		ASSERT_EQ(0, insert_module(self->helpers, ""));
+		ASSERT_EQ(0, insert_module(self->driver, self->parameters));
 	}
 	fd = device_open(0);
 	ASSERT_LE(0, fd);
 	EXPECT_TRUE(device_works(fd));
 	EXPECT_EQ(0, close(fd));
+}
+
+/* The driver goes while a process has the last of its pages for itself. */
+TEST_F(module, removal_with_exclusive_pages)
+{
+	void *mem = map(3, RW, PRIVATE);
+	void *data = map(3, RW, PRIVATE);
+	int fd = device_open(0);
+
+	fill(mem, 3, OLD_DATA);
+	ASSERT_EQ(0, device_exclusive(fd, mem, data, 3));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, remove_driver());
+	EXPECT_TRUE(holds(mem, 0, 3, OLD_DATA));
 }
 
 /*
@@ -276,7 +410,7 @@ TEST_F_TIMEOUT(module, insertion, 180)
 
 	ASSERT_EQ(0, remove_driver());
 	fail_nth(all);
-	ASSERT_EQ(0, insert_module(self->driver));
+	ASSERT_EQ(0, insert_module(self->driver, self->parameters));
 	last = all - fail_nth_left();
 
 	for (n = last > INIT_ALLOCATIONS ? last - INIT_ALLOCATIONS : 1; n <= last; n++) {
@@ -287,7 +421,7 @@ TEST_F_TIMEOUT(module, insertion, 180)
 		ASSERT_EQ(-1, access("/sys/kernel/debug/" DRIVER, F_OK));
 		ASSERT_EQ(-1, access("/sys/kernel/debug/faults", F_OK));
 		fail_nth(n);
-		ret = insert_module(self->driver);
+		ret = insert_module(self->driver, self->parameters);
 		fail_nth(0);
 		/* The core may do without, and says busy when no minor can be had. */
 		ASSERT_EQ(true, !ret || ret == -ENOMEM || ret == -EBUSY);
@@ -295,7 +429,7 @@ TEST_F_TIMEOUT(module, insertion, 180)
 	}
 	EXPECT_LT(0, refused);
 
-	ASSERT_EQ(0, is_loaded(DRIVER) ? 0 : insert_module(self->driver));
+	ASSERT_EQ(0, is_loaded(DRIVER) ? 0 : insert_module(self->driver, self->parameters));
 	fd = device_open(1);
 	ASSERT_LE(0, fd);
 	EXPECT_TRUE(device_works(fd));
