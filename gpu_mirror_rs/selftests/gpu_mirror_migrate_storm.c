@@ -67,7 +67,9 @@ static bool is_expected(const struct mover *m, unsigned long request, int ret)
 	case HMM_DMIRROR_MIGRATE_TO_SYS:
 		return !ret || ret == -ENOMEM || (ret == -EINVAL && has_holes);
 	case HMM_DMIRROR_EXCLUSIVE:
-		return !ret || ret == -EBUSY || (ret == -EFAULT && m->kind->refusal);
+		/* What was taken back at once has no data to give. */
+		return !ret || ret == -ENOENT || ret == -EBUSY ||
+		       (m->kind->refusal && (ret == -EFAULT || ret == -EPERM));
 	default:
 		return !ret;
 	}
