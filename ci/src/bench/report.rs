@@ -141,7 +141,7 @@ pub(super) fn markdown(setting: &Setting, comparison: &Comparison) -> String {
          Both drivers, C's `test_hmm` and `gpu_mirror_rs`, are measured by the same program in the \
          same boot. Figures are instructions per 4 KiB, in user and kernel: the guest has one CPU, \
          and its clock advances by 1 ns for each (`-icount shift=0`). Each is of fresh memory in a \
-         process of its own, after a round to warm up, the best of the rounds. A string \
+         process of its own, after a round to warm up, the median of the rounds. A string \
          instruction counts once for each time it repeats, so to copy a page is 4096. Times are of \
          a second boot with two CPUs under {clock}, and only their ratios say something.\n\n\
          ## Goals\n\nThey are for {GOAL_PAGES} pages.\n\n{}\n\n\
