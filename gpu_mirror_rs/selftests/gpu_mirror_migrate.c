@@ -732,7 +732,12 @@ TEST_F(memory, gives_data_to_the_device)
 	ASSERT_EQ(0, to_device(self->fd, self->mem, self->data, self->npages));
 	EXPECT_TRUE(holds(self->data, 0, self->npages, OLD_DATA));
 
-	ASSERT_EQ(0, to_device(self->fd, self->data, self->data, self->npages));
+	/* To store the data in what has just moved brings it back, and what is around. */
+	ret = to_device(self->fd, self->data, self->data, self->npages);
+	EXPECT_TRUE(!ret || ret == -ENOENT) {
+		TH_LOG("it is %d", ret);
+	}
+	EXPECT_TRUE(holds(self->data, 0, self->npages, OLD_DATA));
 	fill(self->mem, self->npages, NEW_DATA);
 	ASSERT_EQ(0, to_device(self->fd, self->data, map(self->npages, RW, PRIVATE),
 			       self->npages));
@@ -743,7 +748,7 @@ TEST_F(memory, gives_data_to_the_device)
 	ASSERT_EQ(0, device_read(self->fd, self->mem, self->data, self->npages));
 	EXPECT_TRUE(holds(self->data, 0, self->npages, NEW_DATA));
 
-	/* From there to there, by way of themselves: storing the data brings pages back. */
+	/* From there to there, by way of themselves. */
 	ret = to_device(self->fd, self->mem, self->mem, self->npages);
 	EXPECT_TRUE(!ret || ret == -ENOENT) {
 		TH_LOG("it is %d", ret);
@@ -901,6 +906,55 @@ TEST_F(memory, stays_when_the_system_has_no_room)
 	EXPECT_EQ(0, pages_on_device(self->fd, self->mem, self->npages));
 	expect_used(_metadata, variant->unit, 0);
 	EXPECT_TRUE(holds(self->mem, 0, self->npages, OLD_DATA));
+}
+
+/* The same with pages that two processes have, as huge pages both of them. */
+TEST_F(memory, shared_memory_finds_no_room)
+{
+	struct gate moved = gate();
+	pid_t pid = start_child();
+
+	if (!pid) {
+		ASSERT_TRUE(gate_wait(&moved));
+		ASSERT_TRUE(holds(self->mem, 0, self->npages, OLD_DATA));
+		fill(self->mem, self->npages, OTHER_DATA);
+		_exit(0);
+	}
+	ASSERT_EQ(0, fail_next_allocation(self->fd));
+	device_do(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, self->mem, self->data, self->npages);
+	gate_open(&moved);
+	ASSERT_EQ(0, device_read(self->fd, self->mem, self->data, self->npages));
+	EXPECT_TRUE(holds(self->data, 0, self->npages, OLD_DATA));
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_TRUE(holds(self->mem, 0, self->npages, OLD_DATA));
+}
+
+/* On the way back: asked for by one of the processes, or by the CPU of the other. */
+TEST_F(memory, shared_memory_comes_back_without_room)
+{
+	int asked;
+
+	for (asked = 0; asked < 2; asked++) {
+		struct gate failed = gate();
+		pid_t pid;
+
+		ASSERT_EQ(0, to_device(self->fd, self->mem, self->data, self->npages));
+		pid = start_child();
+		if (!pid) {
+			ASSERT_TRUE(gate_wait(&failed));
+			ASSERT_TRUE(holds(self->mem, 0, self->npages, OLD_DATA));
+			fill(self->mem, self->npages, OTHER_DATA);
+			_exit(0);
+		}
+		ASSERT_EQ(0, fail_next_allocation(self->fd));
+		if (asked)
+			to_system(self->fd, self->mem, self->npages);
+		gate_open(&failed);
+		ASSERT_EQ(0, device_read(self->fd, self->mem, self->data, self->npages));
+		EXPECT_TRUE(holds(self->data, 0, self->npages, OLD_DATA));
+		EXPECT_EQ(0, wait_child(pid));
+		EXPECT_TRUE(holds(self->mem, 0, self->npages, OLD_DATA));
+	}
 }
 
 /* A process cannot be told that its memory is on the device to stay. */
