@@ -106,6 +106,8 @@ type Lock = InvLock<Shadow, SpinLockBackend, ROOM>;
 #[derive(Clone, Debug)]
 enum Event {
     Start(PageRange),
+    /// Caused by a reader, of whatever range.
+    StartBy(Index, PageRange),
     End(Index),
     Begin(PageRange),
     Publish(Index),
@@ -116,6 +118,7 @@ enum Event {
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => any_range().prop_map(Event::Start),
+        4 => (any::<Index>(), any_range()).prop_map(|(who, range)| Event::StartBy(who, range)),
         8 => any::<Index>().prop_map(Event::End),
         12 => any_range().prop_map(Event::Begin),
         8 => any::<Index>().prop_map(Event::Publish),
@@ -197,6 +200,16 @@ proptest! {
                     reference.add(range);
                     for reader in &mut underway {
                         reader.collided |= reader.range.overlaps(&range);
+                    }
+                }
+                Event::StartBy(who, range) => {
+                    let who = (!underway.is_empty()).then(|| who.index(underway.len()));
+                    let originator = who.map(|who| underway[who].reading.identity());
+                    lock.start_by(&range, originator, |shadow| shadow.0[pages(&range)].fill(None));
+                    shadow[pages(&range)].fill(None);
+                    reference.add(range);
+                    for (i, reader) in underway.iter_mut().enumerate() {
+                        reader.collided |= reader.range.overlaps(&range) && Some(i) != who;
                     }
                 }
                 Event::End(which) => {

@@ -10,5 +10,6 @@
 
 mod explore;
 mod invlock;
+mod migration;
 mod sketch;
 mod world;

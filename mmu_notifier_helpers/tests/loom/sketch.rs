@@ -16,7 +16,7 @@ use mmu_notifier_helpers::wait::Deadline;
 
 use crate::{
     explore::{fails, holds},
-    world::{pages, World},
+    world::{pages, World, STALE},
 };
 use lock::{Fault, Sketch};
 
@@ -30,7 +30,6 @@ const PAGES: usize = 2;
 /// What loom says when every thread waits for another.
 const DEADLOCK: &str = "deadlock";
 // What the models themselves assert.
-const STALE: &str = "a stale entry is visible";
 const LATE: &str = "the reader does not finish";
 
 /// A lock in an address space, with a driver that has a shadow.

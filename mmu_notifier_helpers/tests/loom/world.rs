@@ -22,13 +22,26 @@ use loom::{
 };
 use mmu_notifier_helpers::{
     invlock::{new_invlock, InvLock, Publish, Reader, Reading},
-    range::PageRange,
+    range::{Owner, PageRange},
     readers::Mark,
     wait::Deadline,
 };
 use pin_init::stack_pin_init;
 
 const PAGES: usize = 3;
+
+/// What the models assert in the end.
+pub(crate) const STALE: &str = "a stale entry is visible";
+
+/// Set in the version of a page-table entry that the CPU cannot use, because the page is being moved.
+pub(crate) const MOVING: usize = 1 << 31;
+/// What a move adds to the version: the entry names another place, and no change of it does that.
+pub(crate) const PLACE: usize = 1 << 16;
+
+/// The version after a change that is no move. Whoever moves the page finds that it is gone.
+pub(crate) fn changed(version: usize) -> usize {
+    (version & !MOVING) + 1
+}
 
 /// The pages from `first` to before `end`.
 pub(crate) fn pages(first: usize, end: usize) -> PageRange {
@@ -128,7 +141,11 @@ impl<const N: usize> World<N> {
     }
 
     pub(crate) fn start(&self, range: &PageRange) {
-        self.lock.start(range, |shadow| {
+        self.start_by(range, None);
+    }
+
+    fn start_by(&self, range: &PageRange, originator: Option<Owner>) {
+        self.lock.start_by(range, originator, |shadow| {
             for page in of(range) {
                 self.truth[page].started.fetch_add(1, Relaxed);
                 self.truth[page].in_flight.fetch_add(1, Relaxed);
@@ -140,7 +157,7 @@ impl<const N: usize> World<N> {
     /// Changes page-table entries, which is for whoever invalidates them.
     pub(crate) fn change(&self, range: &PageRange) {
         for page in of(range) {
-            self.versions[page].fetch_add(1, AcqRel);
+            let _ = self.versions[page].fetch_update(AcqRel, Acquire, |old| Some(changed(old)));
         }
     }
 
@@ -163,6 +180,36 @@ impl<const N: usize> World<N> {
         self.lock.release(|shadow| shadow.entries = [None; PAGES]);
     }
 
+    fn entry(&self, page: usize, version: usize) -> Entry {
+        let truth = &self.truth[page];
+        Entry {
+            version,
+            started: truth.started.load(Relaxed),
+            in_flight: truth.in_flight.load(Relaxed),
+        }
+    }
+
+    /// Moves a page and publishes where it went, if nothing interferes: calls `then` in between, and
+    /// tells whether it was published.
+    pub(crate) fn migrate(&self, page: usize, then: impl FnOnce()) -> bool {
+        let range = pages(page, page + 1);
+        stack_pin_init!(let reader = Reader::new(&*self.lock, range, Mark::new()));
+        let reading = reader.begin(&Deadline::new()).unwrap();
+        self.start_by(&range, Some(reading.identity()));
+        let old = self.versions[page].fetch_or(MOVING, AcqRel);
+        self.end(&range);
+        if old & MOVING != 0 {
+            // Somebody else has the page.
+            return false;
+        }
+        let plan = vec![(page, self.entry(page, old + PLACE))];
+        then();
+        let published = InHand { reading, plan }.publish();
+        // From here on the CPU uses the page where it is now, if it is there still.
+        let _ = self.versions[page].compare_exchange(old | MOVING, old + PLACE, AcqRel, Acquire);
+        published
+    }
+
     /// Begins to read, reads the page tables if that succeeds, and calls `then`.
     pub(crate) fn read(
         &self,
@@ -175,16 +222,9 @@ impl<const N: usize> World<N> {
             InHand {
                 reading,
                 plan: of(range)
-                    .map(|page| {
-                        let version = self.version(page);
-                        let truth = &self.truth[page];
-                        let entry = Entry {
-                            version,
-                            started: truth.started.load(Relaxed),
-                            in_flight: truth.in_flight.load(Relaxed),
-                        };
-                        (page, entry)
-                    })
+                    .map(|page| (page, self.entry(page, self.version(page))))
+                    // There is nothing to read of what is being moved.
+                    .filter(|(_, entry)| entry.version & MOVING == 0)
                     .collect(),
             }
         }));
@@ -218,7 +258,7 @@ impl<const N: usize> World<N> {
         let shadow = self.lock.lock();
         for page in 0..PAGES {
             if let Some(version) = shadow.version(page) {
-                assert_eq!(version, self.version(page), "a stale entry is visible");
+                assert_eq!(version, self.version(page), "{STALE}");
             }
         }
     }
