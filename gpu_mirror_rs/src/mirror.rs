@@ -120,51 +120,71 @@ impl Transfer {
             Self::Write => Access::Write,
         }
     }
+}
 
-    /// Moves what can be moved of `range`, of which `done` pages are done, between the pages and the
-    /// caller's memory at `user`. Tells where it stopped.
-    fn advance(
-        self,
-        table: &PageTable<Entry>,
-        range: &PageRange,
-        user: UserPtr,
-        done: &mut usize,
-    ) -> Stop {
-        let Some(rest) = tail(range, *done) else {
+/// A transfer of one part of a walk, under way.
+struct Work<'a> {
+    transfer: Transfer,
+    part: &'a PageRange,
+    /// The caller's memory.
+    user: UserPtr,
+    /// Pages that were moved from or to the caller's memory.
+    done: usize,
+    /// Those after them that were moved from or to the buffer.
+    kept: usize,
+    /// Whether the buffer is used in place of the caller's memory.
+    buffered: bool,
+}
+
+impl Work<'_> {
+    fn rest(&self) -> Option<PageRange> {
+        tail(self.part, self.done + self.kept)
+    }
+
+    /// The caller's memory for what is in the buffer, or will be.
+    fn buffered_user(&self) -> UserPtr {
+        self.user.wrapping_byte_add(self.done << PAGE_SHIFT)
+    }
+
+    /// Moves what can be moved, and tells where it stopped. Reads what the caller's memory is not there
+    /// for into `buffer`, if that has room for the part.
+    fn advance(&mut self, table: &PageTable<Entry>, buffer: &mut [u8]) -> Stop {
+        let Some(rest) = self.rest() else {
             return Stop::End;
         };
-        let user = user.wrapping_byte_add(*done << PAGE_SHIFT);
-        *done += match self {
-            Self::Read => CpuEngine.read_to_user(table, rest, user),
-            Self::Write => CpuEngine.write_from_user(table, rest, user),
-        };
-        let Some(rest) = tail(range, *done) else {
-            return Stop::End;
-        };
-        match table.mapped(rest).next() {
-            Some(page) if matches!(self, Self::Read) || page.entry.writable() => Stop::Caller,
-            _ => Stop::Missing(rest.start()),
+        if !self.buffered {
+            let user = self.buffered_user();
+            self.done += match self.transfer {
+                Transfer::Read => CpuEngine.read_to_user(table, rest, user),
+                Transfer::Write => CpuEngine.write_from_user(table, rest, user),
+            };
+            let Some(rest) = self.rest() else {
+                return Stop::End;
+            };
+            match (table.mapped(rest).next(), self.transfer) {
+                (Some(_), Transfer::Read) if buffer.is_empty() => return Stop::Caller,
+                (Some(_), Transfer::Read) => self.buffered = true,
+                (Some(page), Transfer::Write) if page.entry.writable() => return Stop::Caller,
+                _ => return Stop::Missing(rest.start()),
+            }
         }
+        if let Some((rest, buffer)) = self.rest().zip(buffer.get_mut(self.kept << PAGE_SHIFT..)) {
+            self.kept += match self.transfer {
+                Transfer::Read => CpuEngine.read(table, rest, buffer),
+                Transfer::Write => CpuEngine.write(table, rest, buffer),
+            };
+        }
+        self.rest()
+            .map_or(Stop::End, |rest| Stop::Missing(rest.start()))
     }
+}
 
-    /// The same with a buffer of the kernel, which is as long as `range`.
-    fn advance_buffer(
-        self,
-        table: &PageTable<Entry>,
-        range: &PageRange,
-        buffer: &mut [u8],
-        done: &mut usize,
-    ) -> Stop {
-        let Some(rest) = tail(range, *done) else {
-            return Stop::End;
-        };
-        let buffer = &mut buffer[*done << PAGE_SHIFT..];
-        *done += match self {
-            Self::Read => CpuEngine.read(table, rest, buffer),
-            Self::Write => CpuEngine.write(table, rest, buffer),
-        };
-        tail(range, *done).map_or(Stop::End, |rest| Stop::Missing(rest.start()))
+/// Gives `buffer` room for `part`.
+fn make_room(buffer: &mut KVVec<u8>, part: &PageRange) -> Result {
+    if buffer.len() < part.len() {
+        *buffer = KVVec::from_elem(0, part.len(), GFP_KERNEL)?;
     }
+    Ok(())
 }
 
 /// The part of `range` after its first `pages` pages.
@@ -202,8 +222,8 @@ pub(crate) struct Walker<'a> {
     range: PageRange,
     faults: Faults,
     faulter: Option<Faulter>,
-    /// Where data waits when the caller's memory is not there. Most walks do without.
-    bounce: KVVec<u8>,
+    /// Where data waits when the caller's memory is not there. Walks without a fault do without.
+    buffer: KVVec<u8>,
     episodes: u64,
 }
 
@@ -225,7 +245,7 @@ impl<'a> Walker<'a> {
             range,
             faults,
             faulter: None,
-            bounce: KVVec::new(),
+            buffer: KVVec::new(),
             episodes: 0,
         }
     }
@@ -253,60 +273,65 @@ impl<'a> Walker<'a> {
         transfer: Transfer,
         user: UserPtr,
     ) -> Result {
-        let mut done = 0;
-        let stop = self.work(part, transfer, &mut done, |table, done| {
-            transfer.advance(table, part, user, done)
-        })?;
-        match (stop, tail(part, done)) {
-            (Stop::Caller, Some(rest)) => {
-                self.bounce(&rest, transfer, user.wrapping_byte_add(done << PAGE_SHIFT))
-            }
-            _ => Ok(()),
-        }
+        let mut buffer = core::mem::take(&mut self.buffer);
+        let result = self.transfer_with(part, transfer, user, &mut buffer);
+        self.buffer = buffer;
+        result
     }
 
-    /// The same by way of a buffer, so that the caller's memory is accessed without a lock.
-    fn bounce(&mut self, part: &PageRange, transfer: Transfer, user: UserPtr) -> Result {
-        let mut bounce = core::mem::take(&mut self.bounce);
-        if bounce.len() < part.len() {
-            bounce = KVVec::from_elem(0, PART_PAGES << PAGE_SHIFT, GFP_KERNEL)?;
-        }
-        let data = bounce.get_mut(..part.len()).ok_or(EINVAL)?;
-        if let Transfer::Write = transfer {
-            UserSlice::new(user, part.len()).reader().read_slice(data)?;
-        }
-        let mut done = 0;
-        self.work(part, transfer, &mut done, |table, done| {
-            transfer.advance_buffer(table, part, data, done)
-        })?;
-        if let Transfer::Read = transfer {
-            UserSlice::new(user, part.len())
-                .writer()
-                .write_slice(data)?;
-        }
-        self.bounce = bounce;
-        Ok(())
-    }
-
-    /// Calls `advance` with the page table, and again after each page that it misses was faulted in,
-    /// until it stops for another reason.
-    fn work(
+    fn transfer_with(
         &mut self,
         part: &PageRange,
         transfer: Transfer,
-        done: &mut usize,
-        mut advance: impl FnMut(&PageTable<Entry>, &mut usize) -> Stop,
-    ) -> Result<Stop> {
+        user: UserPtr,
+        buffer: &mut KVVec<u8>,
+    ) -> Result {
         debug_assert!(part.pages() <= PART_PAGES);
-        let mut stop = advance(&self.space.lock(), done);
-        while let Stop::Missing(addr) = stop {
-            let before = *done;
-            self.fault(addr, transfer.access(), |table| stop = advance(table, done))?;
-            if matches!(stop, Stop::Missing(_)) && *done == before {
-                return Err(EFAULT);
+        let mut work = Work {
+            transfer,
+            part,
+            user,
+            done: 0,
+            kept: 0,
+            buffered: false,
+        };
+        let mut stop = work.advance(&self.space.lock(), &mut []);
+        loop {
+            match stop {
+                Stop::End => break,
+                Stop::Missing(addr) => {
+                    // What was waited for is read at once: its process may be gone after that.
+                    if let Transfer::Read = transfer {
+                        make_room(buffer, part)?;
+                    }
+                    let before = work.done + work.kept;
+                    self.fault(addr, transfer.access(), |table| {
+                        stop = work.advance(table, buffer);
+                    })?;
+                    if matches!(stop, Stop::Missing(_)) && work.done + work.kept == before {
+                        return Err(EFAULT);
+                    }
+                }
+                Stop::Caller => {
+                    make_room(buffer, part)?;
+                    if let (Transfer::Write, Some(rest)) = (transfer, work.rest()) {
+                        let data = buffer.get_mut(..rest.len()).ok_or(EINVAL)?;
+                        UserSlice::new(work.buffered_user(), rest.len())
+                            .reader()
+                            .read_slice(data)?;
+                        work.buffered = true;
+                    }
+                    stop = work.advance(&self.space.lock(), buffer);
+                }
             }
         }
-        Ok(stop)
+        if let (Transfer::Read, true) = (transfer, work.kept > 0) {
+            let data = buffer.get(..work.kept << PAGE_SHIFT).ok_or(EINVAL)?;
+            UserSlice::new(work.buffered_user(), data.len())
+                .writer()
+                .write_slice(data)?;
+        }
+        Ok(())
     }
 
     /// Faults in the rest of the leaf at `addr`, as far as the walk goes, and calls `then` with the

@@ -16,7 +16,9 @@
 //! buffer.
 //!
 //! Pages are moved one by one, or 2 MiB at a time where the CPU maps so much by one entry. If there is
-//! no 2 MiB of the other memory in one piece, the page is split.
+//! no 2 MiB of the other memory in one piece, the page is split. Of the system's memory that has to be
+//! before it is collected: afterwards the core splits it for the process that it was collected in, and
+//! oopses on others that map it (`migrate_vma_split_unmapped_folio()`, `remove_migration_pte()`).
 //!
 //! # The shadow
 //!
@@ -268,6 +270,8 @@ struct Migration<'a> {
     args: migrate_vma,
     vma: &'a VmaRef,
     committed: bool,
+    /// Whether 2 MiB stay where they are that could be moved page by page.
+    left: bool,
     _room: PhantomData<&'a mut Room>,
 }
 
@@ -302,8 +306,8 @@ impl Drop for Migration<'_> {
 pub struct Collected<'a>(Migration<'a>);
 
 impl<'a> Collected<'a> {
-    /// Collects those pages of `range` that can be moved and are as `select` says. If they are the
-    /// system's, `originator` is the owner of the invalidation that this causes; the owner of device
+    /// Collects those pages of `range` that can be moved and are as `select` says, 2 MiB in one piece if
+    /// `whole`, which are split otherwise. If they are the system's, `originator` is the owner of the invalidation that this causes; the owner of device
     /// memory is otherwise.
     ///
     /// # Context
@@ -320,6 +324,7 @@ impl<'a> Collected<'a> {
         vma: &'a VmaRef,
         range: &PageRange,
         select: Select,
+        whole: bool,
         originator: Option<Owner>,
         room: &'a mut Room,
     ) -> Result<Self> {
@@ -328,10 +333,12 @@ impl<'a> Collected<'a> {
             // The core compares it with the owner of the memory.
             Select::Private(owner) | Select::Coherent(owner) => Some(owner),
         };
+        let compound = match whole {
+            true => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize,
+            false => 0,
+        };
         let args = migrate_vma {
-            flags: (select.flags()
-                | bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize)
-                as c_ulong,
+            flags: (select.flags() | compound) as c_ulong,
             ..Self::args(vma, range, owner, room)
         };
         if vma.flags() & virt::flags::READ == 0 {
@@ -394,6 +401,7 @@ impl<'a> Collected<'a> {
             args,
             vma,
             committed: false,
+            left: false,
             _room: PhantomData,
         }))
     }
@@ -418,7 +426,18 @@ impl<'a> Collected<'a> {
                 core::slice::from_raw_parts_mut(args.dst, args.npages),
             )
         };
-        place(src, dst, Some((migration.vma, args.start)), mover);
+        let splitting = match args.flags as usize & Select::System.flags() {
+            0 => Splitting::All,
+            // What other processes map as well, the core cannot split any more.
+            _ => Splitting::Holes,
+        };
+        migration.left = place(
+            src,
+            dst,
+            Some((migration.vma, args.start)),
+            splitting,
+            mover,
+        );
         Copied(self.0)
     }
 }
@@ -490,6 +509,14 @@ fn entry_of(entries: &[usize], index: usize) -> usize {
     }
 }
 
+/// What of 2 MiB is given single pages when there is no place for all of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Splitting {
+    All,
+    Holes,
+    Nothing,
+}
+
 /// How many pages were moved, of which both ends are known.
 fn moved(src: &[usize], dst: &[usize]) -> usize {
     let moved = src
@@ -501,9 +528,17 @@ fn moved(src: &[usize], dst: &[usize]) -> usize {
         .sum()
 }
 
-/// Fills `dst` with places for what `src` has, and copies it. Pages of 2 MiB are split if need be
-/// where `at` tells whose they are: the core can do that for a VMA only.
-fn place(src: &[usize], dst: &mut [usize], at: Option<(&VmaRef, usize)>, mover: &mut impl Mover) {
+/// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that single
+/// pages could have been given. To split is possible where `at` tells whose they are: the core can do
+/// that for a VMA only.
+fn place(
+    src: &[usize],
+    dst: &mut [usize],
+    at: Option<(&VmaRef, usize)>,
+    splitting: Splitting,
+    mover: &mut impl Mover,
+) -> bool {
+    let mut left = false;
     let place = |i: usize| {
         at.map(|(vma, start)| Place {
             vma,
@@ -534,7 +569,13 @@ fn place(src: &[usize], dst: &mut [usize], at: Option<(&VmaRef, usize)>, mover: 
                 continue;
             }
         }
-        if pages == 1 || at.is_none() {
+        let splits = match splitting {
+            Splitting::All => true,
+            Splitting::Holes => source.pfn.is_none(),
+            Splitting::Nothing => false,
+        };
+        left |= pages > 1 && !splits;
+        if pages == 1 || !splits {
             continue;
         }
         let mut complete = true;
@@ -557,6 +598,7 @@ fn place(src: &[usize], dst: &mut [usize], at: Option<(&VmaRef, usize)>, mover: 
             }
         }
     }
+    left
 }
 
 /// Moves whatever is in use of the `room.pages()` pages of device memory from the frame `first` on,
@@ -578,7 +620,7 @@ pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover
     dst.fill(0);
     // SAFETY: By the caller's promise; the arrays are as long.
     unsafe { bindings::migrate_device_range(src.as_mut_ptr(), first, src.len()) };
-    place(src, dst, None, mover);
+    place(src, dst, None, Splitting::Nothing, mover);
     // SAFETY: The pages are locked and copied.
     unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
     let moved = moved(src, dst);
@@ -592,11 +634,12 @@ fn move_pages<'a>(
     vma: &'a VmaRef,
     range: &PageRange,
     select: Select,
+    whole: bool,
     originator: Option<Owner>,
     mover: &mut impl Mover,
     room: &'a mut Room,
 ) -> Result<Moved<'a>> {
-    let collected = Collected::collect(vma, range, select, originator, room)?;
+    let collected = Collected::collect(vma, range, select, whole, originator, room)?;
     Ok(collected.copy(mover).commit())
 }
 
@@ -648,29 +691,42 @@ impl<T: PerMmMirror> Attachment<T> {
         let vma = mmap.vma(range.start()).ok_or(EINVAL)?;
         let part = PageRange::new(range.start(), range.end().min(vma.end()))?;
         let part = part.chunks(room.pages()).next().ok_or(EINVAL)?;
-        let moved = match publish {
-            Some((buffer, reserve)) if select == Select::System => {
-                let (guard, moved) = self.publish(
-                    part,
-                    &Deadline::after(DEFAULT_TIMEOUT),
-                    buffer.room(&part)?,
-                    Some(reserve),
-                    move |reading, entries| {
-                        let originator = Some(reading.identity());
-                        let moved = move_pages(vma, &part, select, originator, mover, room)?;
-                        moved.fill(entries);
-                        Ok(Some(moved))
-                    },
-                )?;
-                // The migration ends without the lock of the shadow.
-                drop(guard);
-                moved.map_or(0, |moved| moved.pages())
+        let mut publish = publish.filter(|_| select == Select::System);
+        let mut pages = 0;
+        // What finds no place in one piece is split when it is collected, in whatever maps it.
+        for whole in [true, false] {
+            let (room, mover) = (&mut *room, &mut *mover);
+            let Some((buffer, reserve)) = &mut publish else {
+                let moved = move_pages(vma, &part, select, whole, None, mover, room)?;
+                pages += moved.pages();
+                match moved.0.left {
+                    true => continue,
+                    false => break,
+                }
+            };
+            let (guard, moved) = self.publish(
+                part,
+                &Deadline::after(DEFAULT_TIMEOUT),
+                buffer.room(&part)?,
+                Some(&mut **reserve),
+                move |reading, entries| {
+                    let originator = Some(reading.identity());
+                    let moved = move_pages(vma, &part, select, whole, originator, mover, room)?;
+                    moved.fill(entries);
+                    Ok(Some(moved))
+                },
+            )?;
+            // The migration ends without the lock of the shadow.
+            drop(guard);
+            let Some(moved) = moved else { break };
+            pages += moved.pages();
+            if !moved.0.left {
+                break;
             }
-            _ => move_pages(vma, &part, select, None, mover, room)?.pages(),
-        };
+        }
         Ok(Migrated {
             end: part.end(),
-            pages: moved,
+            pages,
         })
     }
 }

@@ -86,7 +86,7 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "gpu-selftests",
         about: "our kselftests of the GPU mirror: refused input, data, lifetimes, storms",
-        limits: (minutes(15), minutes(45)),
+        limits: (minutes(25), minutes(60)),
         only_full: false,
         run: gpu_selftests::run,
     },
