@@ -170,6 +170,10 @@ impl<T: DeviceMemory> Chunk<T> {
     ) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
             let size = pages.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+            let whole = HUGE_PAGES * PAGE_SIZE;
+            if size == 0 || size % whole != 0 {
+                return Err(EINVAL);
+            }
             let (region, start, memory_type) = match kind {
                 Kind::Private => {
                     let region = Region::request(size, name)?;
@@ -186,8 +190,7 @@ impl<T: DeviceMemory> Chunk<T> {
             };
             let first_pfn = (start >> PAGE_SHIFT) as usize;
             let last = start.checked_add(size as u64 - 1).ok_or(EINVAL)?;
-            let whole = (HUGE_PAGES * PAGE_SIZE) as u64;
-            if pages == 0 || (start | size as u64) % whole != 0 {
+            if start % whole as u64 != 0 {
                 return Err(EINVAL);
             }
             // SAFETY: Looks at lists of the core's.
