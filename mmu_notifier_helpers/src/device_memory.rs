@@ -20,7 +20,8 @@
 //! # Locks
 //!
 //! The lock of the chunk's list of free pages is the innermost: pages come back under the locks of page
-//! tables, where nothing may sleep.
+//! tables, where nothing may sleep, and from interrupts, when I/O to coherent memory was the last to use
+//! them.
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h)
 
@@ -36,12 +37,16 @@ use kernel::{
     bindings,
     error::from_err_ptr,
     mm::virt::VmaRef,
-    new_spinlock,
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
-    sync::SpinLock,
+    static_lock_class,
+    sync::SpinLockIrq,
     types::Opaque,
 };
+
+/// The name of the lock. It is a static and has one address, whatever crate a chunk is made in: lockdep
+/// takes it for a mistake if locks of one class have several.
+static FRAMES: &CStr = c"device_memory::frames";
 
 /// What a driver does with its device memory.
 pub trait DeviceMemory: Send + Sync + Sized + 'static {
@@ -49,8 +54,8 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
     ///
     /// # Context
     ///
-    /// The lock of the chunk is held, and maybe locks of page tables: must not sleep, nor use the
-    /// chunk. Whoever gets a page of the block next has not got it before this returns.
+    /// The lock of the chunk is held, with interrupts disabled, and maybe locks of page tables: must not
+    /// sleep, nor use the chunk. Whoever gets a page of the block next has not got it before this returns.
     fn emptied(&self, _block: usize) {}
 
     /// The CPU needs what is in a page of private memory: has it moved to the system's, by
@@ -128,7 +133,7 @@ pub struct Chunk<T: DeviceMemory> {
     first_pfn: usize,
     pages: usize,
     #[pin]
-    frames: SpinLock<Frames>,
+    frames: SpinLockIrq<Frames>,
     // The last field: whatever fails before, there is nothing to unmap.
     #[pin]
     pagemap: Opaque<bindings::dev_pagemap>,
@@ -204,7 +209,7 @@ impl<T: DeviceMemory> Chunk<T> {
                 kind,
                 first_pfn,
                 pages,
-                frames <- new_spinlock!(frames, "device_memory::frames"),
+                frames <- SpinLockIrq::new(frames, FRAMES, static_lock_class!()),
                 // INVARIANT: It is mapped, and no page is in use.
                 pagemap <- Opaque::try_ffi_init(|slot: *mut bindings::dev_pagemap| {
                     let mut pagemap = bindings::dev_pagemap {
