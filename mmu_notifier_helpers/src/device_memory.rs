@@ -280,7 +280,9 @@ impl<T: DeviceMemory> Chunk<T> {
     }
 
     /// Has pages moved to where `mover` says, whoever uses them, as many as can be moved just now.
-    /// Returns how many are left.
+    /// Returns how many are left, which is all of them without `room` for [`MOST_PAGES`].
+    ///
+    /// [`MOST_PAGES`]: migrate::MOST_PAGES
     ///
     /// # Context
     ///
@@ -371,8 +373,8 @@ impl<T: DeviceMemory> PinnedDrop for Chunk<T> {
 ///
 /// # Invariants
 ///
-/// `page` is locked and held by the page-fault handler, and mapped at `addr`, which is in `vma`, by an
-/// entry that maps `pages` pages.
+/// `page` is locked and held by the page-fault handler, which has the mmap lock, and mapped at `addr`,
+/// which is in `vma`, by an entry that maps `pages` pages.
 pub struct CpuFault<'a> {
     vma: &'a VmaRef,
     page: *mut bindings::page,

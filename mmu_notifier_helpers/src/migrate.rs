@@ -52,7 +52,7 @@ use kernel::{
     error::to_result,
     mm::{
         virt::{self, VmaRef},
-        MmWithUser,
+        MmWithUser, MmapReadGuard,
     },
     page::PAGE_SHIFT,
     prelude::*,
@@ -306,21 +306,39 @@ impl Drop for Migration<'_> {
 pub struct Collected<'a>(Migration<'a>);
 
 impl<'a> Collected<'a> {
-    /// Collects those pages of `range` that can be moved and are as `select` says, 2 MiB in one piece if
-    /// `whole`, which are split otherwise. If they are the system's, `originator` is the owner of the invalidation that this causes; the owner of device
-    /// memory is otherwise.
+    /// Collects those pages of `range` that can be moved and are as `select` says: what is mapped 2 MiB at
+    /// a time in one piece if `whole`, and split into single pages otherwise.
     ///
     /// # Context
     ///
-    /// May sleep. The mmap lock must be held, which a reference to a VMA stands for.
+    /// May sleep.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: the range is not in `vma`, has more pages than `room`, or the memory is of a kind
+    /// `EINVAL`: the range is not in one VMA, has more pages than `room`, or the memory is of a kind
     /// that cannot be moved (hugetlb, of devices, DAX) or not be read.
     ///
     /// C: `migrate_vma_setup()`.
     pub fn collect(
+        mmap: &'a MmapReadGuard<'_>,
+        range: &PageRange,
+        select: Select,
+        whole: bool,
+        room: &'a mut Room,
+    ) -> Result<Self> {
+        let vma = mmap.vma_lookup(range.start()).ok_or(EINVAL)?;
+        // SAFETY: The VMA was found under the mmap lock, which is borrowed.
+        unsafe { Self::collect_in(vma, range, select, whole, None, room) }
+    }
+
+    /// The same in `vma`. If the pages are the system's, `originator` is the owner of the invalidation
+    /// that this causes; the owner of device memory is otherwise.
+    ///
+    /// # Safety
+    ///
+    /// The mmap lock must be held for `'a`: the lock of a VMA, which a reference to one may stand for
+    /// as well, is not enough.
+    unsafe fn collect_in(
         vma: &'a VmaRef,
         range: &PageRange,
         select: Select,
@@ -344,7 +362,8 @@ impl<'a> Collected<'a> {
         if vma.flags() & virt::flags::READ == 0 {
             return Err(EINVAL);
         }
-        Self::setup(vma, range, args, room)
+        // SAFETY: By the caller's promise.
+        unsafe { Self::setup(vma, range, args, room) }
     }
 
     /// Collects the page of device-private memory that the CPU stumbled on. [`None`] if it should try
@@ -352,7 +371,8 @@ impl<'a> Collected<'a> {
     ///
     /// # Safety
     ///
-    /// `page` must be a page that the page-fault handler has locked and holds, mapped in `range`.
+    /// `page` must be a page that the page-fault handler has locked and holds, mapped in `range`, and
+    /// the mmap lock be held for `'a`.
     pub(crate) unsafe fn collect_for_cpu(
         vma: &'a VmaRef,
         range: &PageRange,
@@ -369,7 +389,8 @@ impl<'a> Collected<'a> {
             fault_page: page,
             ..Self::args(vma, range, Some(owner), room)
         };
-        Self::setup(vma, range, args, room)
+        // SAFETY: By the caller's promise.
+        unsafe { Self::setup(vma, range, args, room) }
     }
 
     fn args(vma: &VmaRef, range: &PageRange, owner: Option<Owner>, room: &mut Room) -> migrate_vma {
@@ -384,7 +405,10 @@ impl<'a> Collected<'a> {
         }
     }
 
-    fn setup(
+    /// # Safety
+    ///
+    /// The mmap lock must be held for `'a`, and the page of the fault, if there is one, be locked.
+    unsafe fn setup(
         vma: &'a VmaRef,
         range: &PageRange,
         mut args: migrate_vma,
@@ -393,8 +417,8 @@ impl<'a> Collected<'a> {
         if range.pages() > room.pages() {
             return Err(EINVAL);
         }
-        // SAFETY: The VMA is valid and the mmap lock held, as there is a reference; the arrays have
-        // room for each page.
+        // SAFETY: The VMA is valid, the mmap lock held by the caller's promise; the arrays have room for
+        // each page.
         to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
         // INVARIANT: It was set up.
         Ok(Self(Migration {
@@ -630,7 +654,11 @@ pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover
 }
 
 /// All but the end of a migration.
-fn move_pages<'a>(
+///
+/// # Safety
+///
+/// The mmap lock must be held for `'a`.
+unsafe fn move_pages<'a>(
     vma: &'a VmaRef,
     range: &PageRange,
     select: Select,
@@ -639,7 +667,8 @@ fn move_pages<'a>(
     mover: &mut impl Mover,
     room: &'a mut Room,
 ) -> Result<Moved<'a>> {
-    let collected = Collected::collect(vma, range, select, whole, originator, room)?;
+    // SAFETY: By the caller's promise.
+    let collected = unsafe { Collected::collect_in(vma, range, select, whole, originator, room) }?;
     Ok(collected.copy(mover).commit())
 }
 
@@ -697,7 +726,9 @@ impl<T: PerMmMirror> Attachment<T> {
         for whole in [true, false] {
             let (room, mover) = (&mut *room, &mut *mover);
             let Some((buffer, reserve)) = &mut publish else {
-                let moved = move_pages(vma, &part, select, whole, None, mover, room)?;
+                // SAFETY: The mmap lock is held to the end of the function.
+                let moved =
+                    unsafe { move_pages(vma, &part, select, whole, None, mover, room) }?;
                 pages += moved.pages();
                 match moved.0.left {
                     true => continue,
@@ -711,7 +742,9 @@ impl<T: PerMmMirror> Attachment<T> {
                 Some(&mut **reserve),
                 move |reading, entries| {
                     let originator = Some(reading.identity());
-                    let moved = move_pages(vma, &part, select, whole, originator, mover, room)?;
+                    // SAFETY: As above.
+                    let moved =
+                        unsafe { move_pages(vma, &part, select, whole, originator, mover, room) }?;
                     moved.fill(entries);
                     Ok(Some(moved))
                 },
