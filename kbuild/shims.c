@@ -331,6 +331,20 @@ unsigned long mnh_vma_alloc_folio_locked(unsigned int order, struct vm_area_stru
 }
 EXPORT_SYMBOL_GPL(mnh_vma_alloc_folio_locked);
 
+/*
+ * Whether migrate_vma_pages() may be asked to move a folio that it has locked,
+ * wherever to. To device memory it moves anonymous folios only. To the system's
+ * it would move any: it takes a folio under writeback for a bug, does not ask
+ * the file system that a folio belongs to, and secret memory cannot be read.
+ */
+bool mnh_pfn_may_migrate(unsigned long pfn)
+{
+	struct folio *folio = page_folio(pfn_to_page(pfn));
+
+	return folio_test_anon(folio) && !folio_test_writeback(folio);
+}
+EXPORT_SYMBOL_GPL(mnh_pfn_may_migrate);
+
 void mnh_folio_unlock_put(unsigned long pfn)
 {
 	struct folio *folio = pfn_folio(pfn);

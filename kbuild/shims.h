@@ -57,6 +57,7 @@ void mnh_free_pages(unsigned long pfn, unsigned int order);
 unsigned long mnh_folio_alloc_locked(unsigned int order);
 unsigned long mnh_vma_alloc_folio_locked(unsigned int order, struct vm_area_struct *vma,
 					 unsigned long addr);
+bool mnh_pfn_may_migrate(unsigned long pfn);
 void mnh_folio_unlock_put(unsigned long pfn);
 long mnh_make_device_exclusive(struct mm_struct *mm, unsigned long addr, void *owner,
 			       unsigned long *first_pfn);

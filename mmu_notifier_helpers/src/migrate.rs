@@ -192,8 +192,8 @@ impl Source {
 
 /// Who moves pages: gives them a place, and copies what is in them.
 pub trait Mover {
-    /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one.
-    /// Without one for the latter, 512 smaller ones are asked for.
+    /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one: one
+    /// of another order is none. Without one for the latter, 512 smaller ones are asked for.
     ///
     /// # Context
     ///
@@ -211,7 +211,8 @@ pub trait Mover {
 /// Which pages are collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Select {
-    /// Pages of the system's memory, and anonymous memory that was never touched.
+    /// Anonymous pages of the system's memory, and such memory that was never touched. Pages of files
+    /// stay, and what is being swapped out.
     System,
     /// Pages of device-private memory of the owner.
     Private(Owner),
@@ -555,12 +556,12 @@ fn moved(src: &[usize], dst: &[usize]) -> usize {
 /// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that single
 /// pages could have been given. To split is possible where `at` tells whose they are: the core can do
 /// that for a VMA only.
-fn place(
+fn place<M: Mover>(
     src: &[usize],
     dst: &mut [usize],
     at: Option<(&VmaRef, usize)>,
     splitting: Splitting,
-    mover: &mut impl Mover,
+    mover: &mut M,
 ) -> bool {
     let mut left = false;
     let place = |i: usize| {
@@ -585,9 +586,16 @@ fn place(
             pages,
         };
         let order = if pages == HUGE_PAGES { HUGE_ORDER } else { 0 };
+        // SAFETY: The frame is that of a folio that was collected.
+        if (source.pfn).is_some_and(|pfn| unsafe { !bindings::mnh_pfn_may_migrate(pfn) }) {
+            continue;
+        }
+        // One of another order would be written past its end, and so would the arrays.
+        let allocate = |mover: &mut M, order, i| {
+            M::allocate(mover, order, place(i)).filter(|new| new.order() == order)
+        };
         if pages == 1 || order > 0 {
-            if let Some(new) = mover.allocate(order, place(i)) {
-                debug_assert_eq!(new.order(), order);
+            if let Some(new) = allocate(mover, order, i) {
                 mover.copy(source, &new);
                 dst[i] = new.into_raw();
                 continue;
@@ -604,7 +612,7 @@ fn place(
         }
         let mut complete = true;
         for page in 0..pages {
-            let Some(new) = mover.allocate(0, place(i + page)) else {
+            let Some(new) = allocate(mover, 0, i + page) else {
                 complete = false;
                 break;
             };
