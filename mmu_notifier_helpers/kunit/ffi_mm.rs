@@ -177,6 +177,37 @@ pub(crate) fn write(mm: &MmWithUser, addr: usize, byte: u8) -> Result {
     })?
 }
 
+/// Writes to the first byte of each page of `range` what `byte` says for its number.
+pub(crate) fn write_each(mm: &MmWithUser, range: &PageRange, byte: impl Fn(usize) -> u8) -> Result {
+    attached(mm, || {
+        for (page, addr) in (range.start()..range.end()).step_by(PAGE_SIZE).enumerate() {
+            UserSlice::new(UserPtr::from_addr(addr), 1)
+                .writer()
+                .write_slice(&[byte(page)])?;
+        }
+        Ok(())
+    })?
+}
+
+/// Whether the first byte of each page of `range` is what `byte` says for its number.
+pub(crate) fn reads_as(
+    mm: &MmWithUser,
+    range: &PageRange,
+    byte: impl Fn(usize) -> u8,
+) -> Result<bool> {
+    attached(mm, || {
+        let mut same = true;
+        for (page, addr) in (range.start()..range.end()).step_by(PAGE_SIZE).enumerate() {
+            let mut found = [0];
+            UserSlice::new(UserPtr::from_addr(addr), 1)
+                .reader()
+                .read_slice(&mut found)?;
+            same &= found == [byte(page)];
+        }
+        Ok(same)
+    })?
+}
+
 /// A file in memory.
 ///
 /// # Invariants

@@ -34,6 +34,7 @@ pub(crate) enum Seen {
         pfn: usize,
         order: u32,
         writable: bool,
+        exclusive: bool,
         first: u8,
     },
     Empty,
@@ -59,12 +60,29 @@ pub(crate) type Zap = (PageRange, Event, bool);
 #[derive(Default)]
 pub(crate) struct Shadow {
     only: Option<PageRange>,
+    blind: bool,
     pages: [Option<(usize, Seen)>; ROOM],
     zaps: [Option<Zap>; ROOM],
     publications: usize,
 }
 
 impl Shadow {
+    /// One that records what has to do with `range`, and nothing else.
+    pub(crate) fn of(range: PageRange) -> Self {
+        Self {
+            only: Some(range),
+            ..Self::default()
+        }
+    }
+
+    /// The same, which does not look at what is in the pages: they may be of private memory.
+    pub(crate) fn blind(self) -> Self {
+        Self {
+            blind: true,
+            ..self
+        }
+    }
+
     /// How many pages there are.
     pub(crate) fn len(&self) -> usize {
         self.pages.iter().flatten().count()
@@ -116,14 +134,27 @@ unsafe impl Publish<Faulted<'_, ()>> for Shadow {
 
     fn publish(&mut self, faulted: Faulted<'_, ()>) -> Result {
         self.publications += 1;
+        let interests = |addr| {
+            self.only
+                .is_none_or(|only| (only.start()..only.end()).contains(&addr))
+        };
         for (addr, state) in faulted.pages.entries() {
+            if !interests(addr) {
+                continue;
+            }
             let seen = match state {
                 PageState::Mapped(entry) => Seen::Mapped {
                     pfn: entry.pfn(),
                     order: entry.order(),
                     writable: entry.writable(),
-                    // SAFETY: The shadow is taking the entry in.
-                    first: unsafe { first_byte(&entry) },
+                    exclusive: entry.exclusive(),
+                    first: if self.blind {
+                        0
+                    } else {
+                        // SAFETY: The shadow is taking the entry in. It would be blind if that might name
+                        // private memory.
+                        unsafe { first_byte(&entry) }
+                    },
                 },
                 PageState::Empty => Seen::Empty,
                 PageState::Error => Seen::Error,
@@ -284,24 +315,19 @@ pub(crate) fn attach<const TYPE: usize>(
 where
     Recorder<TYPE>: PerMmMirror<Shadow = Shadow>,
 {
-    attach_with(context, Recorder::default(), None)
+    attach_with(context, Recorder::default(), Shadow::default())
 }
 
-/// Attaches `recorder` to the context of its driver. It records zaps of all addresses, or `only` of
-/// some.
+/// Attaches `recorder` to the context of its driver.
 pub(crate) fn attach_with<const TYPE: usize>(
     context: &ARef<Context<TYPE>>,
     recorder: Recorder<TYPE>,
-    only: Option<PageRange>,
+    shadow: Shadow,
 ) -> Result<Attachment<Recorder<TYPE>>>
 where
     Recorder<TYPE>: PerMmMirror<Shadow = Shadow>,
 {
     let recorder = Arc::new(recorder, GFP_KERNEL)?;
-    let shadow = Shadow {
-        only,
-        ..Shadow::default()
-    };
     Attachment::new(context.clone(), recorder, shadow)
 }
 

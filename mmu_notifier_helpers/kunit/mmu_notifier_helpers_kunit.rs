@@ -9,6 +9,8 @@
 //!
 //! - [`interval`] and [`per_mm`]: the two kinds of notifier; [`fault`]: reading entries; [`process`]:
 //!   all of that against a process that forks, changes its memory, is reaped and exits.
+//! - [`migrate`], [`exclusive`] and [`device_memory`]: pages that move, by the places that
+//!   [`ffi_mover`] has for them, within the system's memory and to a [`device`].
 //! - [`dma`], with [`ffi_dma`]: DMA mapping, for devices that do not exist.
 //! - [`ffi_recorder`]: the drivers under test, which record what they are told and shown.
 //! - [`ffi_mm`]: address spaces without a process, which belong to one test alone.
@@ -23,16 +25,26 @@
 #[macro_use]
 mod check;
 mod bindings;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+mod device;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+mod device_memory;
 mod dma;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+mod exclusive;
 mod fault;
 mod ffi_device;
 mod ffi_dma;
 mod ffi_hold;
 mod ffi_mm;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+mod ffi_mover;
 mod ffi_recorder;
 mod gate;
 mod interval;
 mod ledger;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+mod migrate;
 mod per_mm;
 mod process;
 mod puppet;

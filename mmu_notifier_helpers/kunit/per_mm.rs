@@ -15,7 +15,7 @@ mod tests {
             count, map, map_over, new_mm, synchronize, touch, unmap, users, write,
             Protection::ReadWrite,
         },
-        ffi_recorder::{attach, attach_with, fault, request, Context, Recorder},
+        ffi_recorder::{attach, attach_with, fault, request, Context, Recorder, Shadow},
         gate::Gate,
         ledger::{contexts, Ledger},
         stage::{pages, Stage},
@@ -287,7 +287,7 @@ mod tests {
             restless: Some((mm.clone(), range)),
             ..Recorder::default()
         };
-        let mirror = attach_with(&context, recorder, None)?;
+        let mirror = attach_with(&context, recorder, Shadow::default())?;
         fault(&mirror, &mm, range, Access::Write)?;
         let told = mirror.mirror();
         check_eq!(told.collisions.get(), 4);

@@ -13,10 +13,10 @@ mod tests {
         check::{Failure, Outcome},
         ffi_hold::Hold,
         ffi_mm::users,
-        ffi_recorder::{attach_with, fault, watch, Context, Notifier, Recorder, Seen},
+        ffi_recorder::{attach_with, fault, watch, Context, Notifier, Recorder, Seen, Shadow},
         gate::Gate,
         ledger::{contexts, Ledger},
-        puppet::Puppet,
+        puppet::{Puppet, ADDR},
     };
     use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc};
     use mmu_notifier_helpers::{
@@ -26,26 +26,19 @@ mod tests {
         range::{Event, PageRange},
     };
 
-    /// Where no program and no library is, at a multiple of 2 MiB.
-    const ADDR: usize = 0x1000_0000_0000;
     const READ: i64 = PROT_READ as i64;
     const READ_WRITE: i64 = (PROT_READ | PROT_WRITE) as i64;
-    const FIXED: i64 = (MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED) as i64;
 
-    /// A process with `pages` pages of memory at [`ADDR`], written to.
+    /// A process with `pages` pages of memory, written to.
     fn process(pages: usize) -> Outcome<(Puppet, PageRange)> {
-        let puppet = Puppet::start()?;
-        let range = PageRange::new(ADDR, ADDR + pages * PAGE_SIZE)?;
-        let args = [ADDR as i64, range.len() as i64, READ_WRITE, FIXED, -1, 0];
-        puppet.call(__NR_mmap, args)?;
+        let (puppet, range) = Puppet::with_memory(pages)?;
         fill(&puppet, &range)?;
         Ok((puppet, range))
     }
 
     /// Lets the process write to its memory.
     fn fill(puppet: &Puppet, range: &PageRange) -> Outcome {
-        let args = [range.start() as i64, range.len() as i64, 0];
-        check_eq!(puppet.call(__NR_getrandom, args)?, range.len() as i64);
+        check_eq!(puppet.fill(range)?, range.len() as i64);
         Ok(())
     }
 
@@ -179,6 +172,7 @@ mod tests {
                 pfn: pfn + n,
                 order: 9,
                 writable: true,
+                exclusive: false,
                 first: 0,
             };
             check_eq!(shadow.page(addr), Some(wanted));
@@ -226,7 +220,7 @@ mod tests {
     fn context(puppet: &Puppet, range: PageRange) -> Outcome<Attachment<Recorder<1>>> {
         let mm = puppet.mm()?;
         let context = Context::<1>::get(&mm)?;
-        let mirror = attach_with(&context, Recorder::default(), Some(range))?;
+        let mirror = attach_with(&context, Recorder::default(), Shadow::of(range))?;
         fault(&mirror, &mm, range, Access::Write)?;
         check_eq!(mirror.lock().len(), range.pages());
         Ok(mirror)

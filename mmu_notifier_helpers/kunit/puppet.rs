@@ -9,17 +9,25 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    bindings::{__NR_exit_group, __NR_fork},
+    bindings::{
+        __NR_exit_group, __NR_fork, __NR_getrandom, __NR_mmap, MAP_ANONYMOUS, MAP_FIXED,
+        MAP_PRIVATE, PROT_READ, PROT_WRITE,
+    },
     ffi_device::{expect, start, NODE},
     wait::Waited,
 };
 use kernel::{
     ioctl::_IOWR,
     mm::{Mm, MmWithUser},
+    page::PAGE_SIZE,
     prelude::*,
     sync::{aref::ARef, Arc},
     task::Pid,
 };
+use mmu_notifier_helpers::range::PageRange;
+
+/// Where no program and no library is, at a multiple of 2 MiB.
+pub(crate) const ADDR: usize = 0x1000_0000_0000;
 
 /// Does what it is told. A child opens the device anew. 57 is `fork`.
 const PROGRAM: &CStr = cr#"
@@ -110,6 +118,23 @@ impl Puppet {
         expect(session.clone());
         start([c"/usr/bin/perl", c"-e", PROGRAM, NODE])?;
         Self::meet(session)
+    }
+
+    /// Starts a process with `pages` pages of memory at [`ADDR`], not yet touched.
+    pub(crate) fn with_memory(pages: usize) -> Result<(Self, PageRange)> {
+        let puppet = Self::start()?;
+        let range = PageRange::new(ADDR, ADDR + pages * PAGE_SIZE)?;
+        let protection = (PROT_READ | PROT_WRITE).into();
+        let flags = (MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED).into();
+        let len = range.len() as i64;
+        puppet.call(__NR_mmap, [ADDR as i64, len, protection, flags, -1, 0])?;
+        Ok((puppet, range))
+    }
+
+    /// Lets it write to its memory, and returns how many bytes it wrote.
+    pub(crate) fn fill(&self, range: &PageRange) -> Result<i64> {
+        let args = [range.start() as i64, range.len() as i64, 0];
+        self.call(__NR_getrandom, args)
     }
 
     fn meet(session: Arc<Session>) -> Result<Self> {
