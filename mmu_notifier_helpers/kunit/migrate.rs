@@ -168,7 +168,7 @@ mod tests {
         ];
         for go in how_far {
             let mmap = mm.mmap_read_lock();
-            let collected = Collected::collect(&mmap, &range, Select::System, &mut room)?;
+            let collected = Collected::collect(&mmap, &range, Select::System, true, &mut room)?;
             check!(go(collected));
             drop(mmap);
             check_eq!(space.lock().len(), 0);
@@ -420,7 +420,7 @@ mod tests {
 
         let mut room = Room::new(1, GFP_KERNEL)?;
         let mmap = mm.mmap_read_lock();
-        let collected = Collected::collect(&mmap, &range, Select::System, &mut room);
+        let collected = Collected::collect(&mmap, &range, Select::System, true, &mut room);
         check_eq!(collected.err(), Some(EINVAL));
         Ok(())
     }

@@ -735,8 +735,7 @@ impl<T: PerMmMirror> Attachment<T> {
             let (room, mover) = (&mut *room, &mut *mover);
             let Some((buffer, reserve)) = &mut publish else {
                 // SAFETY: The mmap lock is held to the end of the function.
-                let moved =
-                    unsafe { move_pages(vma, &part, select, whole, None, mover, room) }?;
+                let moved = unsafe { move_pages(vma, &part, select, whole, None, mover, room) }?;
                 pages += moved.pages();
                 match moved.0.left {
                     true => continue,
