@@ -233,7 +233,7 @@ struct Faulter {
     reserve: Reserve<Entry>,
     /// How many pages are faulted in at once, at most.
     most: usize,
-    /// Where the last range that was faulted in ended.
+    /// Where what was faulted in ends.
     end: Option<usize>,
 }
 
@@ -251,7 +251,7 @@ impl<'a> Walker<'a> {
     }
 
     /// How often the device stopped for pages to be faulted in. Going on where the last fault ended
-    /// is not another stop.
+    /// is not another stop, and neither is fetching again what was taken away before it was used.
     pub(crate) fn episodes(&self) -> u64 {
         self.episodes
     }
@@ -389,10 +389,10 @@ impl<'a> Walker<'a> {
         let mirror = self.space.mirror();
         mirror.count(|c| &c.faults, 1);
         mirror.count(|c| &c.pages, range.pages());
-        if faulter.end != Some(range.start()) {
+        if faulter.end.is_none_or(|end| end < range.start()) {
             self.episodes += 1;
         }
-        faulter.end = Some(range.end());
+        faulter.end = faulter.end.max(Some(range.end()));
         Ok(())
     }
 }
