@@ -13,7 +13,7 @@
 #include "kselftest.h"
 #include "gpu_mirror_storms.h"
 
-#define DEFAULT_MS	600
+#define DEFAULT_MS	300
 /* Of each kind of thing that is to happen in a storm, and how long that is waited for. */
 #define AT_LEAST	2
 #define MOST_NS		20000000000ULL

@@ -174,19 +174,22 @@ TEST_F_TIMEOUT(inject, operations, 120)
 	EXPECT_TRUE(holds(self->mem, 0, 600, OLD_DATA));
 }
 
+/* There is an allocation for each. */
+#define MOVED_PAGES	67
+
 static int do_exclusive(int fd, void *mem, void *data)
 {
-	return device_exclusive(fd, mem, data, 600);
+	return device_exclusive(fd, mem, data, MOVED_PAGES);
 }
 
 static int do_move(int fd, void *mem, void *data)
 {
-	return device_do(fd, HMM_DMIRROR_MIGRATE_TO_DEV, mem, data, 600);
+	return device_do(fd, HMM_DMIRROR_MIGRATE_TO_DEV, mem, data, MOVED_PAGES);
 }
 
 static int do_move_back(int fd, void *mem, void *data)
 {
-	long ret = to_system(fd, mem, 600);
+	long ret = to_system(fd, mem, MOVED_PAGES);
 
 	return ret < 0 ? ret : 0;
 }
@@ -204,7 +207,7 @@ static int do_release(int fd, void *mem, void *data)
 }
 
 /* A page for which there is no memory stays where it is, or the command fails. */
-TEST_F_TIMEOUT(inject, migration, 240)
+TEST_F_TIMEOUT(inject, migration, 180)
 {
 	int (*const moves[])(int fd, void *mem, void *data) = {
 		do_exclusive, do_move, do_move_back, do_move_over, do_release,
@@ -219,27 +222,27 @@ TEST_F_TIMEOUT(inject, migration, 240)
 		bool failed = true;
 		int n, step;
 
-		/* The first ones in turn, then samples: there is one for each page. */
+		/* The first ones in turn, then samples. */
 		for (n = 1, step = 1; failed; n += step) {
 			bool is_there = moves[i] == do_move_back || moves[i] == do_release;
 			int ret;
 
-			ret = is_there ? to_device(fd, self->mem, self->data, 600) :
-					 to_system(fd, self->mem, 600);
+			ret = is_there ? to_device(fd, self->mem, self->data, MOVED_PAGES) :
+					 to_system(fd, self->mem, MOVED_PAGES);
 			ASSERT_LE(0, ret);
-			step = n < 20 ? 1 : 47;
+			step = n < 16 ? 1 : 23;
 			fail_nth(n);
 			ret = moves[i](fd, self->mem, self->data);
 			failed = !fail_nth_left();
 			ASSERT_TRUE(!ret || (failed && (ret == -ENOMEM || ret == -ENOENT))) {
 				TH_LOG("move %u, allocation %d: %d", i, n, ret);
 			}
-			ASSERT_EQ(0, device_read(fd, self->mem, self->data, 600));
-			ASSERT_TRUE(holds(self->data, 0, 600, OLD_DATA));
+			ASSERT_EQ(0, device_read(fd, self->mem, self->data, MOVED_PAGES));
+			ASSERT_TRUE(holds(self->data, 0, MOVED_PAGES, OLD_DATA));
 		}
 		EXPECT_LT(1, n);
 	}
-	EXPECT_TRUE(holds(self->mem, 0, 600, OLD_DATA));
+	EXPECT_TRUE(holds(self->mem, 0, MOVED_PAGES, OLD_DATA));
 	EXPECT_EQ(0, close(fd));
 }
 
