@@ -841,7 +841,7 @@ TEST_F(memory, changes_while_data_is_waited_for)
  */
 TEST_F(memory, stays_when_the_device_has_no_room)
 {
-	bool in_pieces = variant->huge && !is_coherent(variant->unit);
+	bool in_pieces = variant->huge;
 	struct hmm_dmirror_cmd cmd;
 	unsigned char prot;
 
@@ -868,7 +868,7 @@ TEST_F(memory, stays_when_the_device_has_no_room)
 
 TEST_F(memory, untouched_memory_finds_no_room)
 {
-	bool in_pieces = variant->huge && !is_coherent(variant->unit);
+	bool in_pieces = variant->huge;
 
 	advise(self->mem, self->npages, MADV_DONTNEED);
 	ASSERT_EQ(0, fail_next_allocation(self->fd));

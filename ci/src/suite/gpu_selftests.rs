@@ -20,7 +20,10 @@ exit $worst"#;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let kernel = context.kernel(Kind::Debug)?;
-    let programs = context.builder(&kernel).gpu_mirror()?;
+    let mut programs = context.builder(&kernel).gpu_mirror()?;
+    if !context.full {
+        programs.retain(|program| !is_long(program));
+    }
     let rust = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(exec::plain(&kernel));
     // One of the programs removes the modules and loads them again.
@@ -58,6 +61,14 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         whole(&boots, programs.len() + 1)?;
     }
     Ok(())
+}
+
+/// Whether the program takes minutes: it fills devices and cgroups, or storms while memory moves.
+fn is_long(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    ["accounting", "migrate_storm"]
+        .iter()
+        .any(|theme| name.contains(theme))
 }
 
 /// Whether C does not survive the program: it oopses when a device reads what was migrated.
