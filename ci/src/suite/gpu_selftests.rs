@@ -63,12 +63,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether the program takes minutes: it fills devices and cgroups, or storms while memory moves.
+/// Whether the program takes minutes: it fills devices and cgroups.
 fn is_long(program: &Path) -> bool {
-    let name = program.file_name().unwrap_or_default().to_string_lossy();
-    ["accounting", "migrate_storm"]
-        .iter()
-        .any(|theme| name.contains(theme))
+    program.ends_with("gpu_mirror_accounting")
 }
 
 /// Whether C does not survive the program: it oopses when a device reads what was migrated.
