@@ -102,16 +102,18 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Memory of the kind, with its first chunk.
+    /// Memory of the kind.
     ///
     /// # Errors
     ///
     /// Those of [`Chunk::new`].
     pub(crate) fn new(kind: Kind) -> Result<Self> {
         let control = Arc::pin_init(Control::new(), GFP_KERNEL)?;
-        let first = chunk(&control, kind)?;
         let chunks = [const { SetOnce::new() }; MOST_CHUNKS];
-        chunks[0].populate(first);
+        // Private memory is there when it is asked for.
+        if let Kind::Coherent(_) = kind {
+            chunks[0].populate(chunk(&control, kind)?);
+        }
         Ok(Self {
             control,
             kind,
