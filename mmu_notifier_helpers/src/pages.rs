@@ -215,8 +215,9 @@ impl OwnPages {
     pub fn new(order: u32) -> Option<Self> {
         // SAFETY: May sleep, which is all that the function asks for.
         let pfn = unsafe { bindings::mnh_alloc_pages(order) };
-        // INVARIANT: They were just allocated.
-        (pfn != 0).then_some(Self { pfn, order })
+        // INVARIANT: They were just allocated. A value that is not returned would be dropped, so there
+        // is none then.
+        (pfn != 0).then(|| Self { pfn, order })
     }
 
     /// The number of the first page frame.
