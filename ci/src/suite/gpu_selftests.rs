@@ -63,9 +63,11 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether the program takes minutes: it fills devices and cgroups.
+/// Whether the program takes long: it fills devices and cgroups, or storms while memory moves.
 fn is_long(program: &Path) -> bool {
-    program.ends_with("gpu_mirror_accounting")
+    ["gpu_mirror_accounting", "gpu_mirror_migrate_storm"]
+        .iter()
+        .any(|name| program.ends_with(name))
 }
 
 /// Whether C does not survive the program: it oopses when a device reads what was migrated.
