@@ -221,13 +221,18 @@ pub enum Select {
 }
 
 impl Select {
-    fn flags(self) -> usize {
+    /// As the core takes it: with 2 MiB in one piece if `whole`.
+    fn flags(self, whole: bool) -> c_ulong {
         let memory = match self {
             Self::System => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
             Self::Private(_) => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
             Self::Coherent(_) => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
         };
-        memory as usize
+        let compound = match whole {
+            true => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
+            false => 0,
+        };
+        (memory | compound) as c_ulong
     }
 }
 
@@ -352,12 +357,8 @@ impl<'a> Collected<'a> {
             // The core compares it with the owner of the memory.
             Select::Private(owner) | Select::Coherent(owner) => Some(owner),
         };
-        let compound = match whole {
-            true => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize,
-            false => 0,
-        };
         let args = migrate_vma {
-            flags: (select.flags() | compound) as c_ulong,
+            flags: select.flags(whole),
             ..Self::args(vma, range, owner, room)
         };
         if vma.flags() & virt::flags::READ == 0 {
@@ -367,8 +368,8 @@ impl<'a> Collected<'a> {
         unsafe { Self::setup(vma, range, args, room) }
     }
 
-    /// Collects the page of device-private memory that the CPU stumbled on. [`None`] if it should try
-    /// again.
+    /// Collects the page of device-private memory that the CPU stumbled on, and what else of `range` is in
+    /// memory of the owner.
     ///
     /// # Safety
     ///
@@ -381,12 +382,8 @@ impl<'a> Collected<'a> {
         page: *mut kernel::bindings::page,
         room: &'a mut Room,
     ) -> Result<Self> {
-        let mut flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
-        if range.pages() > 1 {
-            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        }
         let args = migrate_vma {
-            flags: flags as c_ulong,
+            flags: Select::Private(owner).flags(range.pages() > 1),
             fault_page: page,
             ..Self::args(vma, range, Some(owner), room)
         };
@@ -451,7 +448,7 @@ impl<'a> Collected<'a> {
                 core::slice::from_raw_parts_mut(args.dst, args.npages),
             )
         };
-        let splitting = match args.flags as usize & Select::System.flags() {
+        let splitting = match args.flags & Select::System.flags(false) {
             0 => Splitting::All,
             // What other processes map as well, the core cannot split any more.
             _ => Splitting::Holes,
@@ -500,7 +497,10 @@ pub struct Moved<'a>(Migration<'a>);
 impl Moved<'_> {
     /// How many pages were moved.
     pub fn pages(&self) -> usize {
-        moved(self.0.src(), self.0.dst())
+        let both = self.0.src().iter().zip(self.0.dst());
+        both.filter(|(&src, &dst)| src & MIGRATE != 0 && dst & VALID != 0)
+            .map(|(_, &dst)| if dst & COMPOUND != 0 { HUGE_PAGES } else { 1 })
+            .sum()
     }
 
     /// Notes where the pages are now, as hmm would tell it later. `entries` has as many as there are
@@ -540,17 +540,6 @@ enum Splitting {
     All,
     Holes,
     Nothing,
-}
-
-/// How many pages were moved, of which both ends are known.
-fn moved(src: &[usize], dst: &[usize]) -> usize {
-    let moved = src
-        .iter()
-        .zip(dst)
-        .filter(|(&src, &dst)| src & MIGRATE != 0 && dst & VALID != 0);
-    moved
-        .map(|(_, &dst)| if dst & COMPOUND != 0 { HUGE_PAGES } else { 1 })
-        .sum()
 }
 
 /// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that single
@@ -634,8 +623,8 @@ fn place<M: Mover>(
 }
 
 /// Moves whatever is in use of the `room.pages()` pages of device memory from the frame `first` on,
-/// without knowing who uses it. Returns how many were moved; others may be in use elsewhere just
-/// now, or find no place. What is mapped 2 MiB at a time finds one if `mover` has as much in one piece.
+/// without knowing who uses it. Some may be in use elsewhere just now, or find no place, and stay. What is
+/// mapped 2 MiB at a time finds one if `mover` has as much in one piece.
 ///
 /// # Context
 ///
@@ -647,7 +636,7 @@ fn place<M: Mover>(
 /// do.
 ///
 /// C: `migrate_device_range()`.
-pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover) -> usize {
+pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover) {
     let (src, dst) = (&mut room.src, &mut room.dst);
     dst.fill(0);
     // SAFETY: By the caller's promise; the arrays are as long.
@@ -655,10 +644,8 @@ pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover
     place(src, dst, None, Splitting::Nothing, mover);
     // SAFETY: The pages are locked and copied.
     unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
-    let moved = moved(src, dst);
     // SAFETY: As above.
     unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
-    moved
 }
 
 /// All but the end of a migration.
