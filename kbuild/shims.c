@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/export.h>
+#include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/ioport.h>
+#include <linux/magic.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/oom.h>
@@ -76,6 +78,26 @@ int mnh_vma_start_write_range(struct mm_struct *mm, unsigned long start, unsigne
 	return 0;
 }
 EXPORT_SYMBOL_GPL(mnh_vma_start_write_range);
+
+/*
+ * Cuts the range to the first secret memory in it, if there is some. As
+ * vma_is_secretmem(), which modules do not have. The mmap lock must be held.
+ */
+bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *end)
+{
+	VMA_ITERATOR(vmi, mm, *start);
+	struct vm_area_struct *vma;
+
+	for_each_vma_range(vmi, vma, *end) {
+		if (!vma->vm_file || file_inode(vma->vm_file)->i_sb->s_magic != SECRETMEM_MAGIC)
+			continue;
+		*start = max(*start, vma->vm_start);
+		*end = min(*end, vma->vm_end);
+		return true;
+	}
+	return false;
+}
+EXPORT_SYMBOL_GPL(mnh_find_secret);
 
 int mnh_check_stable_address_space(struct mm_struct *mm)
 {

@@ -13,14 +13,16 @@ mod tests {
         check::{Failure, Outcome},
         ffi_hold::Hold,
         ffi_mm::users,
-        ffi_recorder::{attach_with, fault, watch, Context, Notifier, Recorder, Seen, Shadow},
+        ffi_recorder::{
+            attach_with, fault, request, watch, Context, Notifier, Recorder, Seen, Shadow,
+        },
         gate::Gate,
         ledger::{contexts, Ledger},
         puppet::{Puppet, ADDR},
     };
     use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc};
     use mmu_notifier_helpers::{
-        fault::Access,
+        fault::{Access, Request},
         mirror::Subscription,
         notifier::Attachment,
         range::{Event, PageRange},
@@ -176,6 +178,35 @@ mod tests {
                 first: 0,
             };
             check_eq!(shadow.page(addr), Some(wanted));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn secret_memory_stays_secret() -> Outcome {
+        let (puppet, range) = Puppet::with_memory(4)?;
+        let secret = PageRange::new(range.start() + PAGE_SIZE, range.end() - PAGE_SIZE)?;
+        let (addr, len) = (secret.start() as i64, secret.len() as i64);
+        let file = puppet.call(__NR_memfd_secret, [0])?;
+        puppet.call(__NR_ftruncate, [file, len])?;
+        let flags = (MAP_SHARED | MAP_FIXED).into();
+        puppet.call(__NR_mmap, [addr, len, READ_WRITE, flags, file, 0])?;
+        fill(&puppet, &range)?;
+
+        let mm = puppet.mm()?;
+        let notifier = watch::<0>(&mm, range)?;
+        for access in [Access::Read, Access::Write] {
+            for make in [Request::new, Request::droppable] {
+                let wanted = make(range, access);
+                check_eq!(request(&*notifier, &mm, &wanted, 4), Err(EFAULT));
+            }
+        }
+        check_eq!(notifier.lock().publications(), 0);
+        fault(&*notifier, &mm, range, Access::Look)?;
+        let shadow = notifier.lock();
+        for (page, is_secret) in [false, true, true, false].into_iter().enumerate() {
+            let seen = shadow.page(range.start() + page * PAGE_SIZE);
+            check_eq!(seen == Some(Seen::Error), is_secret);
         }
         Ok(())
     }

@@ -19,13 +19,15 @@ use crate::{
         Mirror, Subscription,
     },
     mmap::{MmapReadKillable, MmapWriteKillable},
-    pages::{self, View, FLAGS, HUGE_ORDER, HUGE_PAGES, VALID, WRITE},
+    pages::{self, View, ERROR, FLAGS, HUGE_ORDER, HUGE_PAGES, VALID, WRITE},
     range::{Owner, PageRange},
     retry::{self, Attempt, Patience},
     trace,
     wait::Deadline,
 };
-use kernel::{alloc::Flags, error::to_result, mm::MmWithUser, prelude::*, time::Delta};
+use kernel::{
+    alloc::Flags, error::to_result, mm::MmWithUser, page::PAGE_SHIFT, prelude::*, time::Delta,
+};
 
 /// How long a reader puts up with collisions before it gives up with `EBUSY`, unless the driver
 /// says otherwise: one second, as `HMM_RANGE_DEFAULT_TIMEOUT` in C.
@@ -322,7 +324,11 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
             &clock.late,
             self.pfns,
             self.reserve.as_deref_mut(),
-            |record, pfns| Ok(look(record, request, pfns)? && request.satisfied_by(pfns)),
+            |record, pfns| {
+                // SAFETY: The mmap lock is held, for writing.
+                let whole = unsafe { look(record, mm, request, pfns) }?;
+                Ok(whole && request.satisfied_by(pfns))
+            },
         )?;
         drop(mmap);
         Ok(published)
@@ -396,14 +402,26 @@ fn read(
             let _mmap = MmapReadKillable::lock(mm)?;
             // SAFETY: The mmap lock of the record's mm is held, `mm` keeps its users above zero, and
             // `hmm_pfns` has room for each page of the range.
-            unsafe { bindings::hmm_range_fault(&mut hmm) }
+            let result = unsafe { bindings::hmm_range_fault(&mut hmm) };
+            if result == 0 {
+                // SAFETY: The mmap lock is held.
+                unsafe { hide_secrets(mm, request, pfns) }?;
+            }
+            result
         }
         Locking::Droppable => {
             // Without a timeout: none is needed, as the record collides once at most, and others come
             // of faults that make progress; and one would count the time that others hold the lock.
             // SAFETY: As above, but for the mmap lock, which the function takes itself; the mm has
             // subscriptions, one of which we read for.
-            unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) }
+            let result = unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) };
+            if result == 0 {
+                // Later is as good: what was mapped here before has been unmapped, which is a collision.
+                let _mmap = MmapReadKillable::lock(mm)?;
+                // SAFETY: The mmap lock is held.
+                unsafe { hide_secrets(mm, request, pfns) }?;
+            }
+            result
         }
     };
     let whole = undisturbed(result)?;
@@ -411,14 +429,56 @@ fn read(
     Ok(whole)
 }
 
-/// Fills `pfns` with what is there. The mmap lock must be held. Returns whether it did: not if hmm
-/// saw a collision.
-fn look(record: &Record, request: &Request<'_>, pfns: &mut [usize]) -> Result<bool> {
+/// Makes errors of the entries of secret memory, which hmm hands out as any other: nobody but its
+/// processes may see what is in it, and the kernel has no mapping of it.
+///
+/// # Errors
+///
+/// `EFAULT`: a page of it is wanted.
+///
+/// # Safety
+///
+/// The mmap lock must be held.
+///
+/// C: `memfd_secret()`, `vma_is_secretmem()`.
+unsafe fn hide_secrets(mm: &MmWithUser, request: &Request<'_>, pfns: &mut [usize]) -> Result {
+    let range = &request.range;
+    let (mut start, mut end) = (range.start(), range.end());
+    // SAFETY: By the caller's promise.
+    while unsafe { bindings::mnh_find_secret(mm.as_raw(), &mut start, &mut end) } {
+        let first = (start - range.start()) >> PAGE_SHIFT;
+        let secret = (end - start) >> PAGE_SHIFT;
+        for (page, pfn) in pfns.iter_mut().enumerate().skip(first).take(secret) {
+            if request.access(page) != Access::Look {
+                return Err(EFAULT);
+            }
+            *pfn = ERROR;
+        }
+        (start, end) = (end, range.end());
+    }
+    Ok(())
+}
+
+/// Fills `pfns` with what is there. Returns whether it did: not if hmm saw a collision.
+///
+/// # Safety
+///
+/// The mmap lock must be held.
+unsafe fn look(
+    record: &Record,
+    mm: &MmWithUser,
+    request: &Request<'_>,
+    pfns: &mut [usize],
+) -> Result<bool> {
     let mut hmm = range_for(record, request, request.owner, pfns);
     // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns` has
     // room for each page of the range.
     let whole = undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })?;
     straighten(&request.range, request.owner, pfns);
+    if whole {
+        // SAFETY: By the caller's promise.
+        unsafe { hide_secrets(mm, request, pfns) }?;
+    }
     Ok(whole)
 }
 

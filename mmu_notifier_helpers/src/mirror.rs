@@ -129,9 +129,9 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///   accesses, or is not watched as a whole by this subscription; or `mm` is not its address
     ///   space.
     /// - `EFAULT`: a page that is asked for cannot be faulted in: there is no mapping, or one that
-    ///   may not be read, or one without `struct page` (of a device's registers), or the memory or
-    ///   what backs it is broken. With [`Locking::Held`] also a page of userfaultfd. Or the OOM
-    ///   reaper has emptied the address space.
+    ///   may not be read, or one without `struct page` (of a device's registers), or of secret
+    ///   memory, or the memory or what backs it is broken. With [`Locking::Held`] also a page of
+    ///   userfaultfd. Or the OOM reaper has emptied the address space.
     /// - `EPERM`: a page is asked for to be written, and the mapping is read-only.
     /// - `ENOMEM`: a page fault ran out of memory.
     /// - `EBUSY`: invalidations kept interfering until the request's timeout was over, counted from

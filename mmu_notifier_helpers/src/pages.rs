@@ -23,7 +23,7 @@ use kernel::{
 
 pub(crate) const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 pub(crate) const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
-const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
+pub(crate) const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
 pub(crate) const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
 const ORDER_MASK: usize = 0x1f;
@@ -242,7 +242,7 @@ pub enum PageState {
     /// It may be possible to fault it in.
     Empty,
     /// It cannot be accessed: there is no VMA, or one that may not be read, or the memory has no
-    /// `struct page`.
+    /// `struct page`, or is secret.
     Error,
 }
 
