@@ -6,7 +6,7 @@
 //! and what it writes is gone when it ends. The host hears of the guest's
 //! progress as lines of JSON on a port of its own.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -15,14 +15,18 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
+use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 use nix::mount::{mount, MsFlags};
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use serde::{Deserialize, Serialize};
 
+/// How long a module may be in use after whoever used it.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The port that carries the events.
 pub(crate) const CONTROL_PORT: &str = "ci.control";
 /// The port that carries the program's standard error.
@@ -274,14 +278,29 @@ fn replace(old: Option<&Driver>, new: &Driver) -> Result<()> {
     for path in old.iter().flat_map(|old| old.modules.iter().rev()) {
         let name = path.file_stem().context("a module has a name")?;
         let name = CString::new(name.as_encoded_bytes())?;
-        delete_module(&name, DeleteModuleFlags::O_NONBLOCK)
-            .with_context(|| format!("cannot unload {}", path.display()))?;
+        unload(&name).with_context(|| format!("cannot unload {}", path.display()))?;
     }
     // What was made by hand would stand in the way of the next driver's.
     for node in nodes()? {
         fs::remove_file(&node).with_context(|| format!("cannot remove {}", node.display()))?;
     }
     load(new)
+}
+
+/// Unloads a module when nobody uses it any more.
+///
+/// What a process had of it goes after the process: its address space when the last kernel thread that
+/// looks at it is done, its notifier after a grace period.
+fn unload(name: &CStr) -> nix::Result<()> {
+    let start = Instant::now();
+    loop {
+        match delete_module(name, DeleteModuleFlags::O_NONBLOCK) {
+            Err(Errno::EAGAIN) if start.elapsed() < UNLOAD_TIMEOUT => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Proves that the device nodes belong to the module that was asked for: each
