@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{counters::Counters, file::File, memory::Memory, module_parameters};
+use crate::{counters::Counters, ffi_backing::coherent, file::File, memory::Memory};
 use kernel::{
     debugfs::{self, Dir},
     fmt,
@@ -25,10 +25,6 @@ impl kernel::Module for Devices {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let debugfs = Dir::new(c"gpu_mirror_rs");
         let mut devices = KVec::with_capacity(PRIVATE.len() + COHERENT.len(), GFP_KERNEL)?;
-        let spm = [
-            *module_parameters::spm_addr_dev0.value_ref(),
-            *module_parameters::spm_addr_dev1.value_ref(),
-        ];
         let mut register = |name, kind| -> Result {
             let device = KBox::try_pin_init(Device::register(name, kind, &debugfs), GFP_KERNEL)?;
             Ok(devices.push(device, GFP_KERNEL)?)
@@ -36,11 +32,8 @@ impl kernel::Module for Devices {
         for name in PRIVATE {
             register(name, Kind::Private)?;
         }
-        // As in C, the one is not used without the other.
-        if !spm.contains(&0) {
-            for (name, addr) in COHERENT.into_iter().zip(spm) {
-                register(name, Kind::Coherent(addr))?;
-            }
+        for (name, kind) in COHERENT.into_iter().zip(coherent().into_iter().flatten()) {
+            register(name, kind)?;
         }
         Ok(Self(devices))
     }

@@ -6,7 +6,7 @@
 //! the driver. It is had by blocks of 2 MiB: in one piece, or in single pages when there is no such
 //! piece. A block is there from before the first of its device pages is used until after the last.
 
-use crate::{engine::Resolve, memory::Control, migration::ToSystem};
+use crate::{engine::Resolve, memory::Control, migration::ToSystem, module_parameters};
 use kernel::{
     prelude::*,
     sync::{
@@ -15,14 +15,14 @@ use kernel::{
     },
 };
 use mmu_notifier_helpers::{
-    device_memory::{Chunk, CpuFault, DeviceMemory, Kind},
+    device_memory::{Chunk, CpuFault, DeviceMemory, Kind, Physical},
     pages::{OwnPages, HUGE_ORDER, HUGE_PAGES},
 };
 use pin_init::init_array_from_fn;
 
-/// Pages that come back together when a CPU stumbles on one of them: 64 KiB, as many as the CPU's page
-/// faults on files map at a time.
-const AROUND: usize = 16;
+/// log2 of the pages that come back together when a CPU stumbles on one of them: 64 KiB, as many as the
+/// CPU's page faults on files map at a time.
+const AROUND: u32 = 4;
 
 /// The blocks of a chunk, each the address of a [`Block`] or zero.
 ///
@@ -121,6 +121,16 @@ impl Drop for Backing {
     }
 }
 
+/// The memory of the coherent devices, if there are any. As in C, the one is not used without the other.
+pub(crate) fn coherent() -> Option<[Kind; 2]> {
+    let addrs = [
+        *module_parameters::spm_addr_dev0.value_ref(),
+        *module_parameters::spm_addr_dev1.value_ref(),
+    ];
+    // SAFETY: Whoever loads the module says that the memory is there and set apart for it.
+    (!addrs.contains(&0)).then(|| addrs.map(|addr| Kind::Coherent(unsafe { Physical::new(addr) })))
+}
+
 /// What the driver knows of the pages of a chunk.
 pub(crate) struct Pages {
     control: Arc<Control>,
@@ -162,11 +172,7 @@ impl DeviceMemory for Pages {
 
     fn migrate_to_ram(chunk: &Chunk<Self>, fault: CpuFault<'_>) -> Result {
         let control = &chunk.driver().control;
-        fault.migrate(
-            control.owner(),
-            AROUND,
-            &mut ToSystem::for_cpu(chunk, control),
-        )
+        fault.migrate(AROUND, &mut ToSystem::for_cpu(chunk, control))
     }
 }
 

@@ -43,7 +43,7 @@ impl DeviceMemory for Driver {
         match this.refusal.load(Relaxed) {
             0 => {
                 let (singles, huges) = (this.singles.load(Relaxed), this.huges.load(Relaxed));
-                fault.migrate(owner(), 1, &mut Moving::from(chunk, singles, huges))
+                fault.migrate(0, &mut Moving::from(chunk, singles, huges))
             }
             errno => Err(Error::from_errno(errno)),
         }

@@ -13,7 +13,7 @@ mod tests {
         check::{Failure, Outcome},
         device::{chunk, owner, Device, BLOCKS, MANY},
         ffi_mm::{map, new_mm, reads_as, touch, unmap, write_each, Protection::ReadWrite},
-        ffi_mover::Moving,
+        ffi_mover::{nowhere, Moving},
         ffi_recorder::{attach_with, request, Context, Recorder, Seen, Shadow},
         ledger::Ledger,
         puppet::Puppet,
@@ -122,16 +122,13 @@ mod tests {
         let wrong = |kind, pages| chunk(kind, pages).err();
         for pages in [0, 1, HUGE_PAGES - 1, HUGE_PAGES + 1, usize::MAX] {
             check_eq!(wrong(Kind::Private, pages), Some(EINVAL));
-            check_eq!(wrong(Kind::Coherent(0), pages), Some(EINVAL));
+            check_eq!(wrong(nowhere(0), pages), Some(EINVAL));
         }
-        check_eq!(
-            wrong(Kind::Coherent(PAGE_SIZE as u64), HUGE_PAGES),
-            Some(EINVAL)
-        );
+        check_eq!(wrong(nowhere(PAGE_SIZE as u64), HUGE_PAGES), Some(EINVAL));
         // The kernel is there, and nothing after the last address.
-        check_eq!(wrong(Kind::Coherent(16 << 20), HUGE_PAGES), Some(ENXIO));
+        check_eq!(wrong(nowhere(16 << 20), HUGE_PAGES), Some(ENXIO));
         let last = u64::MAX - (HUGE_PAGES * PAGE_SIZE) as u64 + 1;
-        check_eq!(wrong(Kind::Coherent(last), 2 * HUGE_PAGES), Some(EINVAL));
+        check_eq!(wrong(nowhere(last), 2 * HUGE_PAGES), Some(EINVAL));
         Ok(())
     }
 

@@ -5,11 +5,17 @@
 use crate::device::{backing, Driver};
 use kernel::prelude::*;
 use mmu_notifier_helpers::{
-    device_memory::Chunk,
+    device_memory::{Chunk, Kind, Physical},
     frames::Order,
     migrate::{Destination, Mover, Place, Source},
     pages,
 };
+
+/// Coherent memory at an address at which no chunk is made.
+pub(crate) fn nowhere(addr: u64) -> Kind {
+    // SAFETY: Only what is refused is asked for.
+    Kind::Coherent(unsafe { Physical::new(addr) })
+}
 
 /// Moves pages, for as long as there are places.
 pub(crate) struct Moving<'a> {

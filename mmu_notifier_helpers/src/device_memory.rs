@@ -77,8 +77,30 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
 pub enum Kind {
     /// The CPU cannot reach it.
     Private,
-    /// The CPU can reach it, at the physical address.
-    Coherent(u64),
+    /// The CPU can reach it.
+    Coherent(Physical),
+}
+
+/// Where coherent memory begins, which must be where 2 MiB do.
+///
+/// # Invariants
+///
+/// From there on is memory that the CPU may read and write, and that only chunks make use of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Physical(u64);
+
+impl Physical {
+    /// Memory at the physical address `addr`.
+    ///
+    /// # Safety
+    ///
+    /// As much as a chunk is made of must be memory that the CPU may read and write, not registers, and
+    /// nobody else may use it while the chunk is there. ([`Chunk::new`] refuses what the core knows to be
+    /// somebody's, and another chunk's.)
+    pub const unsafe fn new(addr: u64) -> Self {
+        // INVARIANT: By the caller's promise.
+        Self(addr)
+    }
 }
 
 /// A range of physical addresses that belongs to nobody, taken for private memory.
@@ -128,6 +150,7 @@ unsafe impl Sync for Region {}
 #[pin_data(PinnedDrop)]
 pub struct Chunk<T: DeviceMemory> {
     driver: T,
+    owner: Owner,
     _region: Option<Region>,
     kind: Kind,
     first_pfn: usize,
@@ -189,7 +212,7 @@ impl<T: DeviceMemory> Chunk<T> {
                         bindings::memory_type_MEMORY_DEVICE_PRIVATE,
                     )
                 }
-                Kind::Coherent(start) => {
+                Kind::Coherent(Physical(start)) => {
                     (None, start, bindings::memory_type_MEMORY_DEVICE_COHERENT)
                 }
             };
@@ -205,6 +228,7 @@ impl<T: DeviceMemory> Chunk<T> {
             let frames = Frames::new(pages, GFP_KERNEL)?;
             Ok(try_pin_init!(Self {
                 driver,
+                owner,
                 _region: region,
                 kind,
                 first_pfn,
@@ -338,6 +362,7 @@ impl<T: DeviceMemory> Chunk<T> {
         let (fault, folio) = unsafe {
             let vmf = &*vmf;
             let folio = extra::mnh_page_folio(vmf.page);
+            let owner = Self::of_folio(folio).owner;
             let order = match vmf.pte.is_null() {
                 // The CPU maps the page alone, though its folio may not have been split yet.
                 false => 0,
@@ -345,6 +370,7 @@ impl<T: DeviceMemory> Chunk<T> {
             };
             let addr = vmf.__bindgen_anon_1.address;
             let fault = CpuFault {
+                owner,
                 vma: VmaRef::from_raw(vmf.__bindgen_anon_1.vma),
                 page: vmf.page,
                 addr,
@@ -376,6 +402,7 @@ impl<T: DeviceMemory> PinnedDrop for Chunk<T> {
 /// `page` is locked and held by the page-fault handler, which has the mmap lock, and mapped at `addr`,
 /// which is in `vma`, by an entry that maps `pages` pages.
 pub struct CpuFault<'a> {
+    owner: Owner,
     vma: &'a VmaRef,
     page: *mut bindings::page,
     addr: usize,
@@ -384,9 +411,9 @@ pub struct CpuFault<'a> {
 
 impl CpuFault<'_> {
     /// What is moved together, around the page: what is mapped by the same entry, or the aligned
-    /// `around` pages, a power of two, as far as the VMA goes.
-    fn range(&self, around: usize) -> Result<PageRange> {
-        let size = self.pages.max(around) * PAGE_SIZE;
+    /// 2<sup>`order`</sup> pages, as far as the VMA goes.
+    fn range(&self, order: u32) -> Result<PageRange> {
+        let size = self.pages.max(1 << order) * PAGE_SIZE;
         let start = self.addr & !(size - 1);
         PageRange::new(
             start.max(self.vma.start()),
@@ -395,7 +422,7 @@ impl CpuFault<'_> {
     }
 
     /// Moves the page to where `mover` says, together with what is mapped by the same entry, or with
-    /// the aligned `around` pages around it, a power of two, which the CPU is likely to want next.
+    /// the aligned 2<sup>`order`</sup> pages around it, 2 MiB at most, which the CPU is likely to want next.
     ///
     /// # Context
     ///
@@ -406,13 +433,14 @@ impl CpuFault<'_> {
     /// `ENOMEM`; `EINVAL` if the memory cannot be moved.
     ///
     /// C: `migrate_vma_setup()` with a `fault_page`.
-    pub fn migrate(self, owner: Owner, around: usize, mover: &mut impl Mover) -> Result {
-        let range = self.range(around.min(HUGE_PAGES))?;
+    pub fn migrate(self, order: u32, mover: &mut impl Mover) -> Result {
+        let range = self.range(order.min(HUGE_ORDER))?;
         let wanted = (self.addr - range.start()) >> PAGE_SHIFT;
         let mut room = Room::new(range.pages(), GFP_KERNEL)?;
         // SAFETY: By the type invariant.
-        let collected =
-            unsafe { Collected::collect_for_cpu(self.vma, &range, owner, self.page, &mut room) }?;
+        let collected = unsafe {
+            Collected::collect_for_cpu(self.vma, &range, self.owner, self.page, &mut room)
+        }?;
         let found = collected.has(wanted);
         let copied = collected.copy(mover);
         // If it was not found, somebody else was faster: the CPU tries again.

@@ -193,7 +193,8 @@ impl Source {
 /// Who moves pages: gives them a place, and copies what is in them.
 pub trait Mover {
     /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one: one
-    /// of another order is none. Without one for the latter, 512 smaller ones are asked for.
+    /// of another order is none. Without one for the latter, 512 smaller ones are asked for, and before
+    /// that one to see whether there are any: what is split does not grow together again.
     ///
     /// # Context
     ///
@@ -448,18 +449,11 @@ impl<'a> Collected<'a> {
                 core::slice::from_raw_parts_mut(args.dst, args.npages),
             )
         };
-        let splitting = match args.flags & Select::System.flags(false) {
-            0 => Splitting::All,
-            // What other processes map as well, the core cannot split any more.
-            _ => Splitting::Holes,
+        let from = match args.flags & Select::System.flags(false) {
+            0 => Origin::Device,
+            _ => Origin::System,
         };
-        migration.left = place(
-            src,
-            dst,
-            Some((migration.vma, args.start)),
-            splitting,
-            mover,
-        );
+        migration.left = place(src, dst, Some((migration.vma, args.start)), from, mover);
         Copied(self.0)
     }
 }
@@ -534,22 +528,20 @@ fn entry_of(entries: &[usize], index: usize) -> usize {
     }
 }
 
-/// What of 2 MiB is given single pages when there is no place for all of it.
+/// Where pages are that are moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Splitting {
-    All,
-    Holes,
-    Nothing,
+enum Origin {
+    System,
+    Device,
 }
 
-/// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that single
-/// pages could have been given. To split is possible where `at` tells whose they are: the core can do
-/// that for a VMA only.
+/// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that could be
+/// split, and moved in single pages.
 fn place<M: Mover>(
     src: &[usize],
     dst: &mut [usize],
     at: Option<(&VmaRef, usize)>,
-    splitting: Splitting,
+    from: Origin,
     mover: &mut M,
 ) -> bool {
     let mut left = false;
@@ -575,8 +567,10 @@ fn place<M: Mover>(
             pages,
         };
         let order = if pages == HUGE_PAGES { HUGE_ORDER } else { 0 };
+        // Device memory is never anything but anonymous.
+        let doubtful = source.pfn.filter(|_| from == Origin::System);
         // SAFETY: The frame is that of a folio that was collected.
-        if (source.pfn).is_some_and(|pfn| unsafe { !bindings::mnh_pfn_may_migrate(pfn) }) {
+        if doubtful.is_some_and(|pfn| unsafe { !bindings::mnh_pfn_may_migrate(pfn) }) {
             continue;
         }
         // One of another order would be written past its end, and so would the arrays.
@@ -590,12 +584,10 @@ fn place<M: Mover>(
                 continue;
             }
         }
-        let splits = match splitting {
-            Splitting::All => true,
-            Splitting::Holes => source.pfn.is_none(),
-            Splitting::Nothing => false,
-        };
-        left |= pages > 1 && !splits;
+        // The core splits for the one VMA that it is told. What other processes map as well, which
+        // the system's memory may be, it cannot split any more.
+        let splits = at.is_some() && (from == Origin::Device || source.pfn.is_none());
+        left |= pages > 1 && !splits && at.is_some() && allocate(mover, 0, i).is_some();
         if pages == 1 || !splits {
             continue;
         }
@@ -641,7 +633,7 @@ pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover
     dst.fill(0);
     // SAFETY: By the caller's promise; the arrays are as long.
     unsafe { bindings::migrate_device_range(src.as_mut_ptr(), first, src.len()) };
-    place(src, dst, None, Splitting::Nothing, mover);
+    place(src, dst, None, Origin::Device, mover);
     // SAFETY: The pages are locked and copied.
     unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
     // SAFETY: As above.
