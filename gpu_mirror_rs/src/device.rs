@@ -97,12 +97,16 @@ impl Device {
                 _memory_used <- dir.read_callback_file(
                     c"memory_used",
                     Ok::<_, Error>(memory.clone()),
-                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| writeln!(f, "{}", memory.used()),
+                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| {
+                        writeln!(f, "{}", memory.used())
+                    },
                 ),
                 _memory_total <- dir.read_callback_file(
                     c"memory_total",
                     Ok::<_, Error>(memory),
-                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| writeln!(f, "{}", memory.total()),
+                    &|memory: &Arc<Memory>, f: &mut fmt::Formatter<'_>| {
+                        writeln!(f, "{}", memory.total())
+                    },
                 ),
                 shared,
                 // The last one: the node can be opened before the call returns.

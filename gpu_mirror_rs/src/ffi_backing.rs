@@ -2,9 +2,10 @@
 
 //! The memory that simulates that of a private device.
 //!
-//! The CPU cannot reach the pages of such a device; what is in them is in system memory that belongs to
-//! the driver. It is had by blocks of 2 MiB: in one piece, or in single pages when there is no such
-//! piece. A block is there from before the first of its device pages is used until after the last.
+//! The CPU cannot reach the pages of such a device; what is in them is in system memory that
+//! belongs to the driver. It is had by blocks of 2 MiB: in one piece, or in single pages when there
+//! is no such piece. A block is there from before the first of its device pages is used until after
+//! the last.
 
 use crate::{engine::Resolve, memory::Control, migration::ToSystem, module_parameters};
 use kernel::{
@@ -20,8 +21,8 @@ use mmu_notifier_helpers::{
 };
 use pin_init::init_array_from_fn;
 
-/// log2 of the pages that come back together when a CPU stumbles on one of them: 64 KiB, as many as the
-/// CPU's page faults on files map at a time.
+/// log2 of the pages that come back together when a CPU stumbles on one of them: 64 KiB, as many as
+/// the CPU's page faults on files map at a time.
 const AROUND: u32 = 4;
 
 /// The blocks of a chunk, each the address of a [`Block`] or zero.
@@ -87,12 +88,12 @@ impl Backing {
         Ok(())
     }
 
-    /// The frame with what is in the page `index` of the chunk, and how many pages from there on are
-    /// neighbours. The page must be in use.
+    /// The frame with what is in the page `index` of the chunk, and how many pages from there on
+    /// are neighbours. The page must be in use.
     fn frame(&self, index: usize) -> Option<(usize, usize)> {
         let block = self.0.get(index / HUGE_PAGES)?.load(Acquire) as *const Block;
-        // SAFETY: By the type invariant it is valid unless it is null, and stays so for as long as a page
-        // of the block is in use.
+        // SAFETY: By the type invariant it is valid unless it is null, and stays so for as long as
+        // a page of the block is in use.
         Some(unsafe { block.as_ref() }?.frame(index % HUGE_PAGES))
     }
 
@@ -121,7 +122,8 @@ impl Drop for Backing {
     }
 }
 
-/// The memory of the coherent devices, if there are any. As in C, the one is not used without the other.
+/// The memory of the coherent devices, if there are any. As in C, the one is not used without the
+/// other.
 pub(crate) fn coherent() -> Option<[Kind; 2]> {
     let addrs = [
         *module_parameters::spm_addr_dev0.value_ref(),

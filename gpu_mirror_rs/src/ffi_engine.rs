@@ -19,9 +19,9 @@ use mmu_notifier_helpers::{
 /// The CPU.
 pub(crate) struct CpuEngine;
 
-/// Calls `copy` for each piece of `range`, with its entry, the page of that to begin with, the page of
-/// the range and how many pages, until it says no or an entry is missing. Returns how many pages were
-/// copied.
+/// Calls `copy` for each piece of `range`, with its entry, the page of that to begin with, the page
+/// of the range and how many pages, until it says no or an entry is missing. Returns how many pages
+/// were copied.
 fn copy_each(
     table: &PageTable<Entry>,
     range: PageRange,

@@ -35,8 +35,8 @@ impl Shadow {
     }
 }
 
-/// The same entry, but if it is of private memory, with where its data is: of the first page that it
-/// maps and `pages` in all, if those are neighbours.
+/// The same entry, but if it is of private memory, with where its data is: of the first page that
+/// it maps and `pages` in all, if those are neighbours.
 fn resolve(memory: &Memory, entry: Entry, pages: usize) -> Option<Entry> {
     let Some((pfn, neighbours)) = memory.backing(entry.pfn()) else {
         return Some(entry);
@@ -47,8 +47,8 @@ fn resolve(memory: &Memory, entry: Entry, pages: usize) -> Option<Entry> {
     if entry.writable() {
         entry.mark_dirty();
     }
-    // SAFETY: The driver keeps the memory of a block for as long as one of its device pages is in use, as
-    // this one is.
+    // SAFETY: The driver keeps the memory of a block for as long as one of its device pages is in
+    // use, as this one is.
     Some(unsafe { entry.backed_by(pfn) })
 }
 
@@ -60,9 +60,9 @@ impl Deref for Shadow {
     }
 }
 
-// SAFETY: The table takes the nodes that it needs from the reserve. It assigns slots and drops entries
-// and nodes, which have no lock to wait for; neither has looking up the memory of device pages, and to
-// mark pages dirty does not sleep.
+// SAFETY: The table takes the nodes that it needs from the reserve. It assigns slots and drops
+// entries and nodes, which have no lock to wait for; neither has looking up the memory of device
+// pages, and to mark pages dirty does not sleep.
 unsafe impl Publish<Faulted<'_, Reserve<Entry>>> for Shadow {
     type Output = Result;
 

@@ -81,12 +81,13 @@ impl MiscDevice for File {
     /// - `EFAULT`: the command, or the data that it points to, is not there; or a page that the
     ///   device needs cannot be faulted in, for example since the mirrored process is gone.
     /// - `EINVAL`: the range is none (not aligned, empty, overflowing), the request is unknown, or
-    ///   not for this kind of memory; or the mirrored process is gone, for requests that do not fault.
+    ///   not for this kind of memory; or the mirrored process is gone, for requests that do not
+    ///   fault.
     /// - `EPERM`: the device may not write there; `CHECK_EXCLUSIVE` found a page that it has alone.
     /// - `ENOENT`: a page to be moved to the device, or to be had alone, is not there afterwards.
     /// - `EOPNOTSUPP`: the device cannot have the memory alone, which is not anonymous.
-    /// - `EBUSY`: a page kept being invalidated for a second, or `SNAPSHOT`'s range did, or pages to
-    ///   be released kept being used.
+    /// - `EBUSY`: a page kept being invalidated for a second, or `SNAPSHOT`'s range did, or pages
+    ///   to be released kept being used.
     /// - `EINTR`: the caller is being killed.
     /// - `ENOMEM`.
     fn ioctl(this: Pin<&Self>, _file: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
@@ -139,8 +140,8 @@ impl MiscDevice for File {
 }
 
 impl File {
-    /// The device reads `range` and gives the data to the caller, or writes data of the caller there,
-    /// with page faults as `faults` says.
+    /// The device reads `range` and gives the data to the caller, or writes data of the caller
+    /// there, with page faults as `faults` says.
     fn transfer(
         &self,
         range: PageRange,
@@ -179,8 +180,8 @@ impl File {
         Ok(())
     }
 
-    /// `HMM_DMIRROR_FLAGS`: what is to fail. The one flag is the device's, since a CPU that stumbles on
-    /// a page knows of no file.
+    /// `HMM_DMIRROR_FLAGS`: what is to fail. The one flag is the device's, since a CPU that
+    /// stumbles on a page knows of no file.
     fn set_flags(&self, new: u64) {
         let old = self.flags.xchg(new, Relaxed);
         if (old | new) & flags::FAIL_ALLOC != 0 {

@@ -53,7 +53,7 @@ kernel::prelude::module! {
     params: {
         spm_addr_dev0: u64 {
             default: 0,
-            description: "Physical address of 256 MiB that the system does not use, for the first coherent device",
+            description: "Address of 256 MiB that nobody uses, for the first coherent device",
         },
         spm_addr_dev1: u64 {
             default: 0,

@@ -2,14 +2,14 @@
 
 //! The memory of one device.
 //!
-//! A private device gets its memory in chunks, as it is asked for; a coherent one has one chunk, at an
-//! address that the system does not use. Pages come and go by migration (`migration`), and until the
-//! last is back the memory stays.
+//! A private device gets its memory in chunks, as it is asked for; a coherent one has one chunk, at
+//! an address that the system does not use. Pages come and go by migration (`migration`), and until
+//! the last is back the memory stays.
 //!
 //! # Locks
 //!
-//! The mutex of growing, with no page locked; locks of pages → the mutex of the reserve; and the lock of
-//! a chunk's free pages, which is the innermost of all.
+//! The mutex of growing, with no page locked; locks of pages → the mutex of the reserve; and the
+//! lock of a chunk's free pages, which is the innermost of all.
 
 #![forbid(unsafe_code)]
 
@@ -46,8 +46,8 @@ const PAUSE: Delta = Delta::from_millis(5);
 pub(crate) struct Control {
     /// Whether the next allocation is to fail: `HMM_DMIRROR_FLAG_FAIL_ALLOC`.
     fail: Atomic<bool>,
-    /// 2 MiB of system memory to evict to when there are no others: what was moved to the device in one
-    /// piece can be moved back so only, when it is not known whose it is.
+    /// 2 MiB of system memory to evict to when there are no others: what was moved to the device in
+    /// one piece can be moved back so only, when it is not known whose it is.
     #[pin]
     reserve: Mutex<Option<Destination>>,
     /// Held by whoever adds a chunk.
@@ -155,8 +155,8 @@ impl Memory {
         }
     }
 
-    /// Adds chunks until `pages` pages are free, as far as the device has any. Not to have them is no
-    /// error: pages that find no place stay where they are.
+    /// Adds chunks until `pages` pages are free, as far as the device has any. Not to have them is
+    /// no error: pages that find no place stay where they are.
     ///
     /// May sleep; no page may be locked.
     pub(crate) fn prepare(&self, pages: usize) {
@@ -186,8 +186,8 @@ impl Memory {
     ///
     /// May sleep.
     pub(crate) fn alloc(&self, order: Order) -> Option<Destination> {
-        // The core does not support coherent memory by more than a page: what was moved there 2 MiB at a
-        // time cannot be moved back or unmapped in part.
+        // The core does not support coherent memory by more than a page: what was moved there 2 MiB
+        // at a time cannot be moved back or unmapped in part.
         if order == Order::Huge && (self.kind != Kind::Private || !self.control.reserves()) {
             return None;
         }

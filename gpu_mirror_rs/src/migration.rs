@@ -4,8 +4,8 @@
 //!
 //! # Locks
 //!
-//! mmap lock → locks of the pages → the mutex of the reserve for eviction, or the lock of a chunk's free
-//! pages.
+//! mmap lock -> locks of the pages -> the mutex of the reserve for eviction, or the lock of a chunk's
+//! free pages.
 
 #![forbid(unsafe_code)]
 
@@ -108,8 +108,8 @@ impl<R: Resolve> Mover for ToSystem<'_, R> {
     }
 }
 
-/// Calls `migrate` for each part of `range` that a leaf and a VMA cover, until it fails or the caller is
-/// being killed.
+/// Calls `migrate` for each part of `range` that a leaf and a VMA cover, until it fails or the
+/// caller is being killed.
 fn each_part(
     space: &AddressSpace,
     range: PageRange,
@@ -128,13 +128,13 @@ fn each_part(
     Ok(())
 }
 
-/// Moves the pages of `range` to `memory`, as far as they can be moved and there is room, and maps them
-/// for the device.
+/// Moves the pages of `range` to `memory`, as far as they can be moved and there is room, and maps
+/// them for the device.
 ///
 /// # Errors
 ///
-/// - `EINVAL`: part of the range has no mapping, or one that cannot be read, or whose memory cannot be
-///   moved; or the process is gone.
+/// - `EINVAL`: part of the range has no mapping, or one that cannot be read, or whose memory cannot
+///   be moved; or the process is gone.
 /// - `EINTR`, `EBUSY`, `EFAULT`, `ENOMEM`.
 pub(crate) fn to_device(space: &AddressSpace, memory: &Memory, range: PageRange) -> Result {
     let pages = range.pages().min(LEAF_PAGES);
@@ -154,8 +154,8 @@ pub(crate) fn to_device(space: &AddressSpace, memory: &Memory, range: PageRange)
 ///
 /// # Errors
 ///
-/// Those of [`to_device`]. `ENOMEM` is also for a private page that found no place. A coherent one may
-/// as well stay where it is.
+/// Those of [`to_device`]. `ENOMEM` is also for a private page that found no place. A coherent one
+/// may as well stay where it is.
 pub(crate) fn to_system(space: &AddressSpace, memory: &Memory, range: PageRange) -> Result<usize> {
     let mut room = Room::new(range.pages().min(LEAF_PAGES), GFP_KERNEL)?;
     let select = memory.select();

@@ -5,11 +5,11 @@
 //!
 //! # Locks
 //!
-//! mmap lock → locks of the reverse map → the spinlock of the address space's page tables. All are
+//! mmap lock -> locks of the reverse map -> the spinlock of the address space's page tables. All are
 //! taken by the helper crate; nothing here takes another under them.
 //!
-//! The caller's memory is copied from and to under the spinlock as far as that takes no page fault, and
-//! by way of a buffer otherwise: to handle a fault may take the locks above, or for ever.
+//! The caller's memory is copied from and to under the spinlock as far as that takes no page fault,
+//! and by way of a buffer otherwise: to handle a fault may take the locks above, or for ever.
 
 #![forbid(unsafe_code)]
 
@@ -146,8 +146,8 @@ impl Work<'_> {
         self.user.wrapping_byte_add(self.done << PAGE_SHIFT)
     }
 
-    /// Moves what can be moved, and tells where it stopped. Reads what the caller's memory is not there
-    /// for into `buffer`, if that has room for the part.
+    /// Moves what can be moved, and tells where it stopped. Reads what the caller's memory is not
+    /// there for into `buffer`, if that has room for the part.
     fn advance(&mut self, table: &PageTable<Entry>, buffer: &mut [u8]) -> Stop {
         let Some(rest) = self.rest() else {
             return Stop::End;
@@ -197,8 +197,8 @@ fn tail(range: &PageRange, pages: usize) -> Option<PageRange> {
     )
 }
 
-/// How long a fault of several pages may collide before it is made smaller. One of a page has all the
-/// time that the helper crate gives it.
+/// How long a fault of several pages may collide before it is made smaller. One of a page has all
+/// the time that the helper crate gives it.
 const PATIENCE: Delta = Delta::from_millis(200);
 
 /// Which pages the device may fault in.
@@ -256,16 +256,16 @@ impl<'a> Walker<'a> {
         self.episodes
     }
 
-    /// Moves the data of `part`, which lies in the range of the walk and has [`PART_PAGES`] pages at
-    /// most, from or to the caller's memory at `user`.
+    /// Moves the data of `part`, which lies in the range of the walk and has [`PART_PAGES`] pages
+    /// at most, from or to the caller's memory at `user`.
     ///
     /// Each fault is followed by the transfer under the same lock, so that each makes progress
     /// however often the memory is invalidated.
     ///
     /// # Errors
     ///
-    /// Those of [`Subscription::fault`], and `EFAULT` when the process is gone, or what was
-    /// faulted in does not permit the access all the same, or the caller's memory cannot be accessed.
+    /// Those of [`Subscription::fault`], and `EFAULT` when the process is gone, or what was faulted
+    /// in does not permit the access all the same, or the caller's memory cannot be accessed.
     /// `ENOENT` for a page that must not be faulted in.
     pub(crate) fn transfer(
         &mut self,
@@ -337,8 +337,9 @@ impl<'a> Walker<'a> {
     /// Faults in the rest of the leaf at `addr`, as far as the walk goes, and calls `then` with the
     /// page table when all of it is mapped.
     ///
-    /// All of it must be there at one time. While somebody keeps taking it away that may never be, so
-    /// the walk makes do with half as much from each time on that it takes too long, down to a page.
+    /// All of it must be there at one time. While somebody keeps taking it away that may never be,
+    /// so the walk makes do with half as much from each time on that it takes too long, down to a
+    /// page.
     fn fault(
         &mut self,
         addr: usize,
@@ -357,8 +358,8 @@ impl<'a> Walker<'a> {
             }),
         };
         faulter.reserve.fill()?;
-        // Not kept from fault to fault: the caller's memory is copied in between, which may take for
-        // ever, and the memory of a process that ended must not wait for that.
+        // Not kept from fault to fault: the caller's memory is copied in between, which may take
+        // for ever, and the memory of a process that ended must not wait for that.
         let mm = self.space.mm().mmget_not_zero().ok_or(EFAULT)?;
 
         // C's READ and WRITE hold on to the mmap lock, so that they fail where a handler must drop

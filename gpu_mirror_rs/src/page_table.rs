@@ -58,8 +58,8 @@ enum Mapping<E> {
 /// Where a directory keeps one child.
 struct Slot<C> {
     child: Option<KBox<C>>,
-    /// How many slots of the child are used, kept here for the same reason. Zero only if there is no
-    /// child.
+    /// How many slots of the child are used, kept here for the same reason. Zero only if there is
+    /// no child.
     used: usize,
 }
 
@@ -90,7 +90,8 @@ trait Node<E>: Sized {
     fn mapping(&self, addr: usize) -> Option<&Mapping<E>>;
 
     /// Lets `change` put something where the mapping of `addr` is kept; it does not empty the slot.
-    /// Returns how many slots of this node are newly used. Directories come from `empty` or `spare`.
+    /// Returns how many slots of this node are newly used. Directories come from `empty` or
+    /// `spare`.
     fn update(
         &mut self,
         addr: usize,
@@ -100,8 +101,8 @@ trait Node<E>: Sized {
     ) -> Result<usize>;
 
     /// Drops the entries in `range`, which lies in this node, and the huge entries that it touches.
-    /// Returns how many of its slots are no longer used. Directories that are left without an entry go
-    /// to `empty`, if there is none.
+    /// Returns how many of its slots are no longer used. Directories that are left without an entry
+    /// go to `empty`, if there is none.
     fn zap(&mut self, range: &PageRange, empty: &mut Self::Spare) -> usize;
 
     /// Whether `f` holds for an entry in `range`, which lies in this node.
@@ -370,7 +371,8 @@ impl<E> PageTable<E> {
         Ok(())
     }
 
-    /// Maps the [`LEAF_SIZE`] bytes at `addr` with one entry, in place of all that was mapped there.
+    /// Maps the [`LEAF_SIZE`] bytes at `addr` with one entry, in place of all that was mapped
+    /// there.
     ///
     /// Allocates nothing, and takes no leaf of `reserve`.
     ///

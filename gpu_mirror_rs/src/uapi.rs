@@ -2,7 +2,8 @@
 
 //! What user space says to the device: the ioctls of `lib/test_hmm_uapi.h`.
 //!
-//! Pure but for the copying from and to user space, so that the host can hold it against the header.
+//! Pure but for the copying from and to user space, so that the host can hold it against the
+//! header.
 
 #![forbid(unsafe_code)]
 

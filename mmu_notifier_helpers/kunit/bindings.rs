@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shims of `kbuild/kunit_shims.c` and the numbers that system calls take, as bindgen sees them.
+//! The shims of `kbuild/kunit_shims.c` and the numbers that system calls take, as bindgen sees
+//! them.
 
 #![allow(
     clippy::all,

@@ -97,7 +97,8 @@ impl Device {
         self.driver().refusal.store(errno, Relaxed);
     }
 
-    /// Moves all pages to the system's memory, as far as there are places, and tells how many are left.
+    /// Moves all pages to the system's memory, as far as there are places, and tells how many are
+    /// left.
     pub(crate) fn give_back(&self, singles: usize, huges: usize) -> Result<usize> {
         let mut room = Room::new(MOST_PAGES, GFP_KERNEL)?;
         Ok(self.evict(&mut room, &mut Moving::from(self, singles, huges)))

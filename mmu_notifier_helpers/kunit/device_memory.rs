@@ -203,8 +203,8 @@ mod tests {
         Ok(())
     }
 
-    /// A process with 2 MiB that lie in private memory in one piece, where that begins, and a mirror
-    /// that records some pages in the middle.
+    /// A process with 2 MiB that lie in private memory in one piece, where that begins, and a
+    /// mirror that records some pages in the middle.
     fn huge(device: &Device) -> Outcome<(Puppet, PageRange, Space, usize)> {
         let (puppet, range) = Puppet::with_memory(HUGE_PAGES)?;
         let args = [
@@ -269,8 +269,8 @@ mod tests {
         let device = Device::new()?;
         let (puppet, range, space, _) = huge(&device)?;
         let mm = puppet.mm()?;
-        // The core does not split it while the CPU holds it, but when the CPU comes again, which then
-        // wants one page.
+        // The core does not split it while the CPU holds it, but when the CPU comes again, which
+        // then wants one page.
         device.let_find(100, 0);
         touch(&mm, range.start() + 5 * PAGE_SIZE)?;
         check_eq!(device.used(), HUGE_PAGES - 1);

@@ -46,8 +46,8 @@ unsafe impl Publish<Faulted<'_, KVec<Mapped>>> for Window {
     }
 }
 
-/// Makes a device that reaches addresses of `bits` bits; without `bits`, one that is not known to be
-/// coherent.
+/// Makes a device that reaches addresses of `bits` bits; without `bits`, one that is not known to
+/// be coherent.
 pub(crate) fn new_device(bits: Option<u32>) -> Result<faux::Registration> {
     let registration = faux::Registration::new(c"mmu_notifier_helpers_kunit", None)?;
     if let Some(bits) = bits {

@@ -48,7 +48,8 @@ impl Hold {
             gate,
         };
         let notifier = KBox::into_raw(KBox::new(notifier, GFP_KERNEL)?);
-        // SAFETY: The first field; it stays where it is until it is unregistered, and `mm` has users.
+        // SAFETY: The first field; it stays where it is until it is unregistered, and `mm` has
+        // users.
         let registered =
             to_result(unsafe { bindings::mmu_notifier_register(notifier.cast(), mm.as_raw()) });
         if let Err(e) = registered {

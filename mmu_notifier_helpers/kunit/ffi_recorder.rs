@@ -151,8 +151,8 @@ unsafe impl Publish<Faulted<'_, ()>> for Shadow {
                     first: if self.blind {
                         0
                     } else {
-                        // SAFETY: The shadow is taking the entry in. It would be blind if that might name
-                        // private memory.
+                        // SAFETY: The shadow is taking the entry in. It would be blind if that
+                        // might name private memory.
                         unsafe { first_byte(&entry) }
                     },
                 },

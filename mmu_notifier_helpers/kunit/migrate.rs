@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moving pages within the system's memory: where they go, what the shadow is told, and what is left
-//! when it is given up half-way.
+//! Moving pages within the system's memory: where they go, what the shadow is told, and what is
+//! left when it is given up half-way.
 
 #![forbid(unsafe_code)]
 
@@ -223,8 +223,8 @@ mod tests {
         Ok(())
     }
 
-    /// A process with 2 MiB that the CPU maps by one entry once they are written to, and a mirror that
-    /// records some pages in the middle.
+    /// A process with 2 MiB that the CPU maps by one entry once they are written to, and a mirror
+    /// that records some pages in the middle.
     fn huge() -> Outcome<(Puppet, PageRange, Space)> {
         let (puppet, range) = Puppet::with_memory(HUGE_PAGES)?;
         let args = [

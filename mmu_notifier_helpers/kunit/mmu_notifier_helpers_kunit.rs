@@ -7,16 +7,17 @@
 //!
 //! # Layout
 //!
-//! - [`interval`] and [`per_mm`]: the two kinds of notifier; [`fault`]: reading entries; [`process`]:
-//!   all of that against a process that forks, changes its memory, is reaped and exits.
+//! - [`interval`] and [`per_mm`]: the two kinds of notifier; [`fault`]: reading entries;
+//!   [`process`]: all of that against a process that forks, changes its memory, is reaped and
+//!   exits.
 //! - [`migrate`], [`exclusive`] and [`device_memory`]: pages that move, by the places that
 //!   [`ffi_mover`] has for them, within the system's memory and to a [`device`].
 //! - [`dma`], with [`ffi_dma`]: DMA mapping, for devices that do not exist.
 //! - [`ffi_recorder`]: the drivers under test, which record what they are told and shown.
 //! - [`ffi_mm`]: address spaces without a process, which belong to one test alone.
 //! - [`ffi_device`], [`puppet`]: processes that make the system calls that a test asks for.
-//! - [`ledger`]: what contexts hold on to; [`stage`]: an address space with an invalidation in flight,
-//!   which [`ffi_hold`] holds up.
+//! - [`ledger`]: what contexts hold on to; [`stage`]: an address space with an invalidation in
+//!   flight, which [`ffi_hold`] holds up.
 //! - [`thread`], [`gate`], [`wait`]: other threads, and where they wait for one another.
 //!
 //! A case fails by returning an error, so that what it holds is dropped: KUnit's own assertions end

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process that makes the system calls that a test asks for, one after the other, and waits in the
-//! kernel in between. So a test knows at any time what the process is doing.
+//! A process that makes the system calls that a test asks for, one after the other, and waits in
+//! the kernel in between. So a test knows at any time what the process is doing.
 //!
-//! The program is a loop around one ioctl of the module's device, which takes the result of the last
-//! call and gives the next.
+//! The program is a loop around one ioctl of the module's device, which takes the result of the
+//! last call and gives the next.
 
 #![forbid(unsafe_code)]
 

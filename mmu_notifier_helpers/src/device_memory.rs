@@ -2,26 +2,26 @@
 
 //! Device memory that processes can have pages in.
 //!
-//! A [`Chunk`] gives a piece of device memory a `struct page` for each of its pages and keeps track of
-//! which are free. It is either *private*, which the CPU cannot reach: it stumbles when it tries, and
-//! the driver moves the page back; or *coherent*, which the CPU uses like its own.
+//! A [`Chunk`] gives a piece of device memory a `struct page` for each of its pages and keeps track
+//! of which are free. It is either *private*, which the CPU cannot reach: it stumbles when it
+//! tries, and the driver moves the page back; or *coherent*, which the CPU uses like its own.
 //!
 //! # Life of a page
 //!
 //! ```text
 //!           alloc                migrate                    last mapping goes
-//!   free ──────────▶ Destination ────────▶ used by processes ─────────────────▶ free
-//!     ▲                  │ drop                                                  │
-//!     └──────────────────┴───────────────────────────────────────────────────────┘
+//!   free ----------> Destination --------> used by processes -----------------> free
+//!     ^                  | drop                                                  |
+//!     +------------------+-------------------------------------------------------+
 //! ```
 //!
 //! 2 MiB in one piece may be split while in use, and come back page by page.
 //!
 //! # Locks
 //!
-//! The lock of the chunk's list of free pages is the innermost: pages come back under the locks of page
-//! tables, where nothing may sleep, and from interrupts, when I/O to coherent memory was the last to use
-//! them.
+//! The lock of the chunk's list of free pages is the innermost: pages come back under the locks of
+//! page tables, where nothing may sleep, and from interrupts, when I/O to coherent memory was the
+//! last to use them.
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h)
 
@@ -44,8 +44,8 @@ use kernel::{
     types::Opaque,
 };
 
-/// The name of the lock. It is a static and has one address, whatever crate a chunk is made in: lockdep
-/// takes it for a mistake if locks of one class have several.
+/// The name of the lock. It is a static and has one address, whatever crate a chunk is made in:
+/// lockdep takes it for a mistake if locks of one class have several.
 static FRAMES: &CStr = c"device_memory::frames";
 
 /// What a driver does with its device memory.
@@ -54,8 +54,9 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
     ///
     /// # Context
     ///
-    /// The lock of the chunk is held, with interrupts disabled, and maybe locks of page tables: must not
-    /// sleep, nor use the chunk. Whoever gets a page of the block next has not got it before this returns.
+    /// The lock of the chunk is held, with interrupts disabled, and maybe locks of page tables:
+    /// must not sleep, nor use the chunk. Whoever gets a page of the block next has not got it
+    /// before this returns.
     fn emptied(&self, _block: usize) {}
 
     /// The CPU needs what is in a page of private memory: has it moved to the system's, by
@@ -67,8 +68,8 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: there is no memory; the process waits for some, or for its end. Anything else kills
-    /// it with `SIGBUS`.
+    /// `ENOMEM`: there is no memory; the process waits for some, or for its end. Anything else
+    /// kills it with `SIGBUS`.
     fn migrate_to_ram(chunk: &Chunk<Self>, fault: CpuFault<'_>) -> Result;
 }
 
@@ -94,9 +95,9 @@ impl Physical {
     ///
     /// # Safety
     ///
-    /// As much as a chunk is made of must be memory that the CPU may read and write, not registers, and
-    /// nobody else may use it while the chunk is there. ([`Chunk::new`] refuses what the core knows to be
-    /// somebody's, and another chunk's.)
+    /// As much as a chunk is made of must be memory that the CPU may read and write, not registers,
+    /// and nobody else may use it while the chunk is there. ([`Chunk::new`] refuses what the core
+    /// knows to be somebody's, and another chunk's.)
     pub const unsafe fn new(addr: u64) -> Self {
         // INVARIANT: By the caller's promise.
         Self(addr)
@@ -139,8 +140,8 @@ unsafe impl Sync for Region {}
 
 /// A piece of device memory.
 ///
-/// When it is dropped, all its pages must have come back or be about to: it waits for them, and whoever
-/// holds a [`Destination`] of it waits for ever then. [`Chunk::evict`] fetches them back.
+/// When it is dropped, all its pages must have come back or be about to: it waits for them, and
+/// whoever holds a [`Destination`] of it waits for ever then. [`Chunk::evict`] fetches them back.
 ///
 /// C: `struct dev_pagemap`, `memremap_pages()`, `memunmap_pages()`.
 ///
@@ -250,8 +251,9 @@ impl<T: DeviceMemory> Chunk<T> {
                     }
                     // SAFETY: `slot` is memory for it, where it stays: the chunk is pinned.
                     unsafe { slot.write(pagemap) };
+                    let node = bindings::NUMA_NO_NODE;
                     // SAFETY: It was filled in.
-                    from_err_ptr(unsafe { bindings::memremap_pages(slot, bindings::NUMA_NO_NODE) })?;
+                    from_err_ptr(unsafe { bindings::memremap_pages(slot, node) })?;
                     Ok::<(), Error>(())
                 }),
             }? Error))
@@ -296,7 +298,8 @@ impl<T: DeviceMemory> Chunk<T> {
             Order::Huge => (self.first_pfn + index, HUGE_ORDER),
         };
         // SAFETY: By the type invariant the page map is mapped and the pages were not in use, and
-        // they are no longer among those that can be had. The folio comes locked, with one reference.
+        // they are no longer among those that can be had. The folio comes locked, with one
+        // reference.
         unsafe {
             extra::mnh_zone_device_folio_init(pfn, self.pagemap.get(), order);
             Some(Destination::new(pfn, order))
@@ -399,8 +402,8 @@ impl<T: DeviceMemory> PinnedDrop for Chunk<T> {
 ///
 /// # Invariants
 ///
-/// `page` is locked and held by the page-fault handler, which has the mmap lock, and mapped at `addr`,
-/// which is in `vma`, by an entry that maps `pages` pages.
+/// `page` is locked and held by the page-fault handler, which has the mmap lock, and mapped at
+/// `addr`, which is in `vma`, by an entry that maps `pages` pages.
 pub struct CpuFault<'a> {
     owner: Owner,
     vma: &'a VmaRef,
@@ -421,8 +424,9 @@ impl CpuFault<'_> {
         )
     }
 
-    /// Moves the page to where `mover` says, together with what is mapped by the same entry, or with
-    /// the aligned 2<sup>`order`</sup> pages around it, 2 MiB at most, which the CPU is likely to want next.
+    /// Moves the page to where `mover` says, together with what is mapped by the same entry, or
+    /// with the aligned 2<sup>`order`</sup> pages around it, 2 MiB at most, which the CPU is likely
+    /// to want next.
     ///
     /// # Context
     ///

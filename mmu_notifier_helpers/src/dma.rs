@@ -8,23 +8,24 @@
 //!
 //! # Unbinding
 //!
-//! A mapping must not outlive the binding of the device to its driver, but a shadow may, for example
-//! in an open file. So the map is a [device resource](Devres): when the device is unbound, which is
-//! after the driver has stopped it, all is unmapped and freed, and the map stays empty for good.
+//! A mapping must not outlive the binding of the device to its driver, but a shadow may, for
+//! example in an open file. So the map is a [device resource](Devres): when the device is unbound,
+//! which is after the driver has stopped it, all is unmapped and freed, and the map stays empty for
+//! good.
 //!
 //! # Context
 //!
-//! [`DmaMap::map`] and [`DmaMap::unmap`] do not sleep and need no interrupts, so a shadow with a map
-//! in it goes with a spinlock as well as with a mutex. An IOMMU takes spinlocks and allocates its
-//! page tables with `GFP_ATOMIC` (`dma_iova_link()`, `dma_map_phys()`), which makes [`DmaMap::map`]
-//! the one step of publishing that can run out of memory. To make a map and to drop it may sleep;
-//! a shadow that is freed where nothing may sleep has to be rid of its map before.
+//! [`DmaMap::map`] and [`DmaMap::unmap`] do not sleep and need no interrupts, so a shadow with a
+//! map in it goes with a spinlock as well as with a mutex. An IOMMU takes spinlocks and allocates
+//! its page tables with `GFP_ATOMIC` (`dma_iova_link()`, `dma_map_phys()`), which makes
+//! [`DmaMap::map`] the one step of publishing that can run out of memory. To make a map and to drop
+//! it may sleep; a shadow that is freed where nothing may sleep has to be rid of its map before.
 //!
 //! # Coherence
 //!
 //! The CPU and the device use the memory at the same time, which the DMA API has no calls for. It
-//! works where the device snoops the CPU's caches and nothing is copied to bounce buffers, and a map
-//! for any other device is refused.
+//! works where the device snoops the CPU's caches and nothing is copied to bounce buffers, and a
+//! map for any other device is refused.
 //!
 //! C header: [`include/linux/hmm-dma.h`](srctree/include/linux/hmm-dma.h)
 
@@ -63,8 +64,8 @@ pub struct DmaMap {
 impl DmaMap {
     /// A map for the pages of `range` in which nothing is mapped yet.
     ///
-    /// An entry has 2<sup>`order`</sup> pages. The map takes 8 bytes for each page of the range, and
-    /// with an IOMMU as much again, or as many of the device's addresses as the range has.
+    /// An entry has 2<sup>`order`</sup> pages. The map takes 8 bytes for each page of the range,
+    /// and with an IOMMU as much again, or as many of the device's addresses as the range has.
     ///
     /// # Context
     ///
@@ -95,8 +96,8 @@ impl DmaMap {
         &self.range
     }
 
-    /// Maps what is mapped for the CPU of `pages`, and hands to `each` the address in bytes of every
-    /// entry, its first page, and the address at which the device finds it.
+    /// Maps what is mapped for the CPU of `pages`, and hands to `each` the address in bytes of
+    /// every entry, its first page, and the address at which the device finds it.
     ///
     /// What is mapped already stays where it is, so that a page can be read again, for writing now,
     /// while the device uses it. The device can write to what it maps, whether the process may or
@@ -106,8 +107,8 @@ impl DmaMap {
     ///
     /// # Context
     ///
-    /// For [`Publish`](crate::invlock::Publish) of the shadow that the map is in. Does not sleep, and
-    /// neither may `each`.
+    /// For [`Publish`](crate::invlock::Publish) of the shadow that the map is in. Does not sleep,
+    /// and neither may `each`.
     ///
     /// # Errors
     ///
@@ -212,8 +213,8 @@ impl Mappings {
         let mut map = bindings::hmm_dma_map::default();
         // SAFETY: The device is bound, and `map` is what the function expects: zeroes.
         to_result(unsafe { bindings::hmm_dma_map_alloc(as_raw(dev), &mut map, pages, size) })?;
-        // INVARIANT: The map was just made, with lists of zeroes; it is dropped before the device is
-        // unbound, by the guarantee of `Devres` or since `dev` is borrowed.
+        // INVARIANT: The map was just made, with lists of zeroes; it is dropped before the device
+        // is unbound, by the guarantee of `Devres` or since `dev` is borrowed.
         Ok(Self {
             dev: dev.into(),
             map: UnsafeCell::new(map),

@@ -3,12 +3,13 @@
 //! Pages that a device has for itself, so that it can do atomic operations that the CPU's do not
 //! interfere with.
 //!
-//! The CPU cannot reach such a page: when it tries, the page becomes an ordinary one again, which is an
-//! invalidation. Only anonymous memory can be had so, page by page; 2 MiB that the CPU maps by one entry
-//! are mapped by single pages first.
+//! The CPU cannot reach such a page: when it tries, the page becomes an ordinary one again, which
+//! is an invalidation. Only anonymous memory can be had so, page by page; 2 MiB that the CPU maps
+//! by one entry are mapped by single pages first.
 //!
-//! To take a page is an invalidation of it as well, which zaps the old entry and disturbs whoever reads
-//! it, but not the one who takes it; that is a reader too, and publishes while the page is locked.
+//! To take a page is an invalidation of it as well, which zaps the old entry and disturbs whoever
+//! reads it, but not the one who takes it; that is a reader too, and publishes while the page is
+//! locked.
 //!
 //! # Locks
 //!

@@ -7,8 +7,8 @@
 //!
 //! # Locks
 //!
-//! mmap lock → locks of the VMAs → the shadow's lock. An optimistic try holds the first for reading,
-//! drops it, and takes the last; an exclusive one holds all three.
+//! mmap lock → locks of the VMAs → the shadow's lock. An optimistic try holds the first for
+//! reading, drops it, and takes the last; an exclusive one holds all three.
 //!
 //! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h)
 
@@ -111,12 +111,12 @@ impl<'a> Request<'a> {
     }
 
     /// To read the entries of `range`, the access to each page given by `accesses`, of which there
-    /// must be as many as pages. The mmap lock is held: if a handler dropped it, the core would begin
-    /// anew with what it has overwritten.
+    /// must be as many as pages. The mmap lock is held: if a handler dropped it, the core would
+    /// begin anew with what it has overwritten.
     ///
-    /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, and with
-    /// a page the rest of its 2 MiB in the range, so a page that is only looked at may be faulted in with
-    /// its neighbours.
+    /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, and
+    /// with a page the rest of its 2 MiB in the range, so a page that is only looked at may be
+    /// faulted in with its neighbours.
     pub const fn each(range: PageRange, accesses: &'a [Access]) -> Self {
         Self {
             wanted: Wanted::Each(accesses),
@@ -371,8 +371,8 @@ pub(crate) fn fault_in(
     if !read(record, mm, request, request.owner, pfns)? {
         return Ok(false);
     }
-    // A page of our own device that is mapped read-only, as after a fork, is not made writable where
-    // it is. Without its owner it is migrated, and then faulted in as any other.
+    // A page of our own device that is mapped read-only, as after a fork, is not made writable
+    // where it is. Without its owner it is migrated, and then faulted in as any other.
     if request.owner.is_some() && request.may_write() && !request.satisfied_by(pfns) {
         return read(record, mm, request, None, pfns);
     }
@@ -400,8 +400,8 @@ fn read(
     let result = match request.locking() {
         Locking::Held => {
             let _mmap = MmapReadKillable::lock(mm)?;
-            // SAFETY: The mmap lock of the record's mm is held, `mm` keeps its users above zero, and
-            // `hmm_pfns` has room for each page of the range.
+            // SAFETY: The mmap lock of the record's mm is held, `mm` keeps its users above zero,
+            // and `hmm_pfns` has room for each page of the range.
             let result = unsafe { bindings::hmm_range_fault(&mut hmm) };
             if result == 0 {
                 // SAFETY: The mmap lock is held.
@@ -410,13 +410,14 @@ fn read(
             result
         }
         Locking::Droppable => {
-            // Without a timeout: none is needed, as the record collides once at most, and others come
-            // of faults that make progress; and one would count the time that others hold the lock.
-            // SAFETY: As above, but for the mmap lock, which the function takes itself; the mm has
-            // subscriptions, one of which we read for.
+            // Without a timeout: none is needed, as the record collides once at most, and others
+            // come of faults that make progress; and one would count the time that others hold the
+            // lock. SAFETY: As above, but for the mmap lock, which the function takes itself; the
+            // mm has subscriptions, one of which we read for.
             let result = unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) };
             if result == 0 {
-                // Later is as good: what was mapped here before has been unmapped, which is a collision.
+                // Later is as good: what was mapped here before has been unmapped, which is a
+                // collision.
                 let _mmap = MmapReadKillable::lock(mm)?;
                 // SAFETY: The mmap lock is held.
                 unsafe { hide_secrets(mm, request, pfns) }?;
@@ -471,8 +472,8 @@ unsafe fn look(
     pfns: &mut [usize],
 ) -> Result<bool> {
     let mut hmm = range_for(record, request, request.owner, pfns);
-    // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns` has
-    // room for each page of the range.
+    // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns`
+    // has room for each page of the range.
     let whole = undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })?;
     straighten(&request.range, request.owner, pfns);
     if whole {
@@ -482,9 +483,9 @@ unsafe fn look(
     Ok(whole)
 }
 
-/// Corrects what hmm says of 2 MiB of the owner's private memory that are mapped by one entry and that
-/// the range begins in the middle of: it counts from the first frame of the entry, where all others
-/// are counted from the first that is asked for (`hmm_vma_handle_absent_pmd()`).
+/// Corrects what hmm says of 2 MiB of the owner's private memory that are mapped by one entry and
+/// that the range begins in the middle of: it counts from the first frame of the entry, where all
+/// others are counted from the first that is asked for (`hmm_vma_handle_absent_pmd()`).
 fn straighten(range: &PageRange, owner: Option<Owner>, pfns: &mut [usize]) {
     let offset = range.first_page() % HUGE_PAGES;
     if owner.is_none() || offset == 0 {
@@ -500,8 +501,8 @@ fn straighten(range: &PageRange, owner: Option<Owner>, pfns: &mut [usize]) {
     }
 }
 
-/// Whether hmm got to the end, by what it returned. It says `EBUSY` for a collision, and for nothing
-/// else.
+/// Whether hmm got to the end, by what it returned. It says `EBUSY` for a collision, and for
+/// nothing else.
 fn undisturbed(result: c_int) -> Result<bool> {
     match to_result(result) {
         Ok(()) => Ok(true),

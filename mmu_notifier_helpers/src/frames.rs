@@ -2,9 +2,9 @@
 
 //! Which pages of a chunk of device memory are free.
 //!
-//! A bitmap with a count for each 2 MiB. Pure: it knows numbers of pages, not the memory. The caller
-//! locks it, and may do so with a spinlock: nothing allocates once it is made, and freeing cannot
-//! fail, which is what `folio_free()` under the page-table lock needs.
+//! A bitmap with a count for each 2 MiB. Pure: it knows numbers of pages, not the memory. The
+//! caller locks it, and may do so with a spinlock: nothing allocates once it is made, and freeing
+//! cannot fail, which is what `folio_free()` under the page-table lock needs.
 //!
 //! Frames are handed out as single pages and as 2 MiB, and come back in whatever pieces the core
 //! made of them. There is nothing to merge: 2 MiB of which each page is free are a free huge frame.
@@ -108,8 +108,8 @@ impl Frames {
         Some(i * BLOCK_PAGES + first)
     }
 
-    /// Gives back the `pages` pages from `first` on, which are used and lie in one block: a frame, or
-    /// a piece of one.
+    /// Gives back the `pages` pages from `first` on, which are used and lie in one block: a frame,
+    /// or a piece of one.
     ///
     /// What is free stays free; to give it back is a bug of the caller, as is to name what is in no
     /// block.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A subscription to the invalidations of a range of addresses, whose shadow has a lock that sleeps.
+//! A subscription to the invalidations of a range of addresses, whose shadow has a lock that
+//! sleeps.
 //!
 //! # Protocol
 //!
@@ -10,9 +11,9 @@
 //! under the same lock if it has not changed. The comment on the collision-retry lock in
 //! `mm/mmu_notifier.c` has the proof; what this module adds is that no step can be left out.
 //!
-//! A reader collides with any invalidation of the range *that the subscription watches*, not only of
-//! the one that it reads. A driver that mirrors much wants a [`PerMm`](crate::notifier::PerMm), if it
-//! can do with a lock that spins.
+//! A reader collides with any invalidation of the range *that the subscription watches*, not only
+//! of the one that it reads. A driver that mirrors much wants a [`PerMm`](crate::notifier::PerMm),
+//! if it can do with a lock that spins.
 //!
 //! # Locks
 //!
@@ -63,8 +64,8 @@ pub trait TwoPassMirror: Mirror {
     ///
     /// # Context
     ///
-    /// As for [`Mirror::zap`], but without the shadow's lock. Must not sleep unless the invalidation
-    /// was [blockable](Invalidation::blockable).
+    /// As for [`Mirror::zap`], but without the shadow's lock. Must not sleep unless the
+    /// invalidation was [blockable](Invalidation::blockable).
     fn finish(&self, flush: Self::Flush);
 }
 
@@ -232,8 +233,8 @@ impl<T: Mirror> IntervalNotifier<T> {
         range: *const bindings::mmu_notifier_range,
         cur_seq: c_ulong,
     ) -> bool {
-        // SAFETY: By the caller's promise; it is not removed before the callback has returned, since
-        // `drop` waits for it.
+        // SAFETY: By the caller's promise; it is not removed before the callback has returned,
+        // since `drop` waits for it.
         let this = unsafe { Self::from_raw(subscription) };
         // SAFETY: By the caller's promise.
         unsafe {

@@ -13,8 +13,8 @@
 //! nest and run in parallel. The last one is [`release`](InvLock::release), which has no end.
 //!
 //! A *reader* goes from [`begin`](Reader::begin) to [`publish`](Reading::publish). In between it
-//! reads page-table entries of its range, without the lock, and may sleep. What it read is published
-//! if it is still true then, and otherwise read again.
+//! reads page-table entries of its range, without the lock, and may sleep. What it read is
+//! published if it is still true then, and otherwise read again.
 //!
 //! Each of these steps holds the lock, and so does who uses what was published.
 //!
@@ -23,37 +23,38 @@
 //! `r` stands for the range of an invalidation, if it has a page in common with that of the reader.
 //!
 //! ```text
-//!           ┌──────────────────┐
-//!           │       idle       │ ◀─────────────────────────────┐
-//!           └──────────────────┘                               │
-//!       begin │              ▲ EBUSY: deadline                 │
-//!             ▼              │ EINTR: killed                   │
-//!           ┌──────────────────┐ ESRCH: released               │
-//!           │     waiting      │                               │
-//!           └──────────────────┘                               │
-//!             │ no r in flight:                                │
-//!             ▼ listed, mark cleared                           │
-//!           ┌──────────────────┐  publish: shadow takes it in, │
-//!           │     reading      │  returns locked; or drop      │
-//!           │                  │ ─────────────────────────────▶┤
-//!           └──────────────────┘                               │
-//!             │ start(r), release:                             │
-//!             ▼ mark set                                       │
-//!           ┌──────────────────┐  publish: Err(Collided),      │
-//!           │     collided     │  shadow untouched; or drop    │
-//!           │                  │ ──────────────────────────────┘
-//!           └──────────────────┘
+//!           +------------------+
+//!           |       idle       | <-----------------------------+
+//!           +------------------+                               |
+//!       begin |              ^ EBUSY: deadline                 |
+//!             v              | EINTR: killed                   |
+//!           +------------------+ ESRCH: released               |
+//!           |     waiting      |                               |
+//!           +------------------+                               |
+//!             | no r in flight:                                |
+//!             v listed, mark cleared                           |
+//!           +------------------+  publish: shadow takes it in, |
+//!           |     reading      |  returns locked; or drop      |
+//!           |                  | ----------------------------->+
+//!           +------------------+                               |
+//!             | start(r), release:                             |
+//!             v mark set                                       |
+//!           +------------------+  publish: Err(Collided),      |
+//!           |     collided     |  shadow untouched; or drop    |
+//!           |                  | ------------------------------+
+//!           +------------------+
 //! ```
 //!
 //! An entry of the shadow is there from the `publish` that adds it to the `start` or `release` that
 //! zaps it.
 //!
 //! A reader collides if and only if an invalidation that overlaps its range, and that it has not
-//! caused itself, starts between `begin` and `publish`. Nothing else is remembered: a reader never collides for having been slow, for what
-//! is mapped now, or for what happens elsewhere in the address space.
+//! caused itself, starts between `begin` and `publish`. Nothing else is remembered: a reader never
+//! collides for having been slow, for what is mapped now, or for what happens elsewhere in the
+//! address space.
 //!
-//! Why a published entry is true: it was read between `begin` and `publish`, both in the lock. Had an
-//! overlapping invalidation been in flight at `begin`, there would have been no reading. Had one
+//! Why a published entry is true: it was read between `begin` and `publish`, both in the lock. Had
+//! an overlapping invalidation been in flight at `begin`, there would have been no reading. Had one
 //! started since, it would have set the mark, in the lock. So none was in flight for as long as the
 //! entry was being read, up to `publish`; and one that starts later zaps it.
 //!
@@ -91,8 +92,8 @@ use kernel::{
 };
 use pin_init::{pin_data, pin_init, pinned_drop, PinInit};
 
-/// How many invalidations in flight an [`InvLock`] tells apart, unless its type says otherwise. They
-/// take 256 bytes of each lock.
+/// How many invalidations in flight an [`InvLock`] tells apart, unless its type says otherwise.
+/// They take 256 bytes of each lock.
 pub const IN_FLIGHT: usize = 16;
 
 /// A shadow that can take in what was read.
@@ -101,10 +102,10 @@ pub const IN_FLIGHT: usize = 16;
 ///
 /// # Safety
 ///
-/// [`publish`](Self::publish) must neither sleep nor wait for memory to be freed, on any path, so it
-/// works with memory that was reserved before: reclaim waits for the lock under which it runs, and
-/// the lock may be one that spins. It is for this that publishing is a method of the shadow and not a
-/// closure of whoever faults.
+/// [`publish`](Self::publish) must neither sleep nor wait for memory to be freed, on any path, so
+/// it works with memory that was reserved before: reclaim waits for the lock under which it runs,
+/// and the lock may be one that spins. It is for this that publishing is a method of the shadow and
+/// not a closure of whoever faults.
 pub unsafe trait Publish<P> {
     /// What publishing returns.
     type Output;
@@ -202,7 +203,8 @@ struct State<S, const N: usize> {
     released: bool,
 }
 
-// The shadow is never pinned: a guard gives references to it, and it may move with what is around it.
+// The shadow is never pinned: a guard gives references to it, and it may move with what is around
+// it.
 impl<S, const N: usize> Unpin for State<S, N> {}
 
 impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
@@ -227,8 +229,8 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
         })
     }
 
-    /// Locks the shadow for the device to use: while the guard lives no entry goes away, and no page
-    /// that one names is freed. Entries can be looked at, not changed.
+    /// Locks the shadow for the device to use: while the guard lives no entry goes away, and no
+    /// page that one names is freed. Entries can be looked at, not changed.
     ///
     /// # Context
     ///
@@ -270,9 +272,9 @@ impl<S, B: NonSleeping, const N: usize> InvLock<S, B, N> {
         self.start_by(range, None, zap);
     }
 
-    /// The same, caused by `originator`. If that is the [identity](Reading::identity) of a reader, it is
-    /// the only one that this invalidation does not disturb: what it is about to publish comes of
-    /// it. That is how pages are moved and published where they went.
+    /// The same, caused by `originator`. If that is the [identity](Reading::identity) of a reader,
+    /// it is the only one that this invalidation does not disturb: what it is about to publish
+    /// comes of it. That is how pages are moved and published where they went.
     ///
     /// # Context
     ///
@@ -357,8 +359,8 @@ pub struct Reader<'a, M: Marked, S, B: Backend, const N: usize = IN_FLIGHT> {
 }
 
 impl<'a, M: Marked, S, B: Backend, const N: usize> Reader<'a, M, S, B, N> {
-    /// A reader of `range`. The mark of `marked` is set when an invalidation interferes with it, which
-    /// it can look at to give up early.
+    /// A reader of `range`. The mark of `marked` is set when an invalidation interferes with it,
+    /// which it can look at to give up early.
     pub fn new(
         lock: &'a InvLock<S, B, N>,
         range: PageRange,
@@ -378,8 +380,8 @@ impl<'a, M: Marked, S, B: Backend, const N: usize> Reader<'a, M, S, B, N> {
     /// # Context
     ///
     /// May sleep, whatever the lock. No lock may be held that somebody may want between the start
-    /// and the end of an invalidation. The mmap lock is none of these: it is taken before the start,
-    /// if at all.
+    /// and the end of an invalidation. The mmap lock is none of these: it is taken before the
+    /// start, if at all.
     ///
     /// # Errors
     ///

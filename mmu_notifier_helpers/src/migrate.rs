@@ -6,19 +6,20 @@
 //! the process with the pages that it had:
 //!
 //! ```text
-//!  collect ──▶ Collected ──copy──▶ Copied ──commit──▶ Moved ──drop──▶ the CPU uses the new pages
-//!                  │                  │
-//!                 drop               drop ──▶ the CPU uses the old pages
+//!  collect --> Collected --copy--> Copied --commit--> Moved --drop--> the CPU uses the new pages
+//!                  |                  |
+//!                 drop               drop --> the CPU uses the old pages
 //! ```
 //!
-//! From `collect` on the pages are locked and no CPU can use them: whoever touches one waits until the
-//! end. So nothing in between may wait for the memory of the process, in particular not for a user's
-//! buffer.
+//! From `collect` on the pages are locked and no CPU can use them: whoever touches one waits until
+//! the end. So nothing in between may wait for the memory of the process, in particular not for a
+//! user's buffer.
 //!
-//! Pages are moved one by one, or 2 MiB at a time where the CPU maps so much by one entry. If there is
-//! no 2 MiB of the other memory in one piece, the page is split. Of the system's memory that has to be
-//! before it is collected: afterwards the core splits it for the process that it was collected in, and
-//! oopses on others that map it (`migrate_vma_split_unmapped_folio()`, `remove_migration_pte()`).
+//! Pages are moved one by one, or 2 MiB at a time where the CPU maps so much by one entry. If there
+//! is no 2 MiB of the other memory in one piece, the page is split. Of the system's memory that has
+//! to be before it is collected: afterwards the core splits it for the process that it was
+//! collected in, and oopses on others that map it (`migrate_vma_split_unmapped_folio()`,
+//! `remove_migration_pte()`).
 //!
 //! # The shadow
 //!
@@ -88,8 +89,8 @@ pub(crate) struct LockedFolio(usize);
 impl LockedFolio {
     /// # Safety
     ///
-    /// `pfn` must be the first frame of a folio that is locked; the caller gives away the lock and a
-    /// reference.
+    /// `pfn` must be the first frame of a folio that is locked; the caller gives away the lock and
+    /// a reference.
     pub(crate) const unsafe fn new(pfn: usize) -> Self {
         // INVARIANT: By the caller's promise.
         Self(pfn)
@@ -172,7 +173,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// The number of the first page frame; [`None`] for memory that was never written, which is zero.
+    /// The number of the first page frame; [`None`] for memory that was never written, which is
+    /// zero.
     pub const fn pfn(&self) -> Option<usize> {
         self.pfn
     }
@@ -192,9 +194,10 @@ impl Source {
 
 /// Who moves pages: gives them a place, and copies what is in them.
 pub trait Mover {
-    /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one: one
-    /// of another order is none. Without one for the latter, 512 smaller ones are asked for, and before
-    /// that one to see whether there are any: what is split does not grow together again.
+    /// A place for 2<sup>`order`</sup> pages, with the order 0 or [`HUGE_ORDER`], if there is one:
+    /// one of another order is none. Without one for the latter, 512 smaller ones are asked for,
+    /// and before that one to see whether there are any: what is split does not grow together
+    /// again.
     ///
     /// # Context
     ///
@@ -212,8 +215,8 @@ pub trait Mover {
 /// Which pages are collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Select {
-    /// Anonymous pages of the system's memory, and such memory that was never touched. Pages of files
-    /// stay, and what is being swapped out.
+    /// Anonymous pages of the system's memory, and such memory that was never touched. Pages of
+    /// files stay, and what is being swapped out.
     System,
     /// Pages of device-private memory of the owner.
     Private(Owner),
@@ -237,8 +240,8 @@ impl Select {
     }
 }
 
-/// What a migration keeps of each of up to `pages` pages: 16 bytes. It may be used for any number of
-/// migrations, one at a time.
+/// What a migration keeps of each of up to `pages` pages: 16 bytes. It may be used for any number
+/// of migrations, one at a time.
 pub struct Room {
     src: KVec<usize>,
     dst: KVec<usize>,
@@ -272,7 +275,8 @@ impl Room {
 ///
 /// # Invariants
 ///
-/// `args` was filled by `migrate_vma_setup()`, and its arrays are those of the `Room` that is borrowed.
+/// `args` was filled by `migrate_vma_setup()`, and its arrays are those of the `Room` that is
+/// borrowed.
 struct Migration<'a> {
     args: migrate_vma,
     vma: &'a VmaRef,
@@ -302,8 +306,8 @@ impl Drop for Migration<'_> {
             // What is not to be moved is put back, and the places for it are given up.
             src.iter_mut().for_each(|entry| *entry &= !MIGRATE);
         }
-        // SAFETY: By the type invariant the pages are locked for this migration; each entry of `dst`
-        // is zero or a locked folio with a reference.
+        // SAFETY: By the type invariant the pages are locked for this migration; each entry of
+        // `dst` is zero or a locked folio with a reference.
         unsafe { bindings::migrate_vma_finalize(&mut self.args) };
     }
 }
@@ -313,8 +317,8 @@ impl Drop for Migration<'_> {
 pub struct Collected<'a>(Migration<'a>);
 
 impl<'a> Collected<'a> {
-    /// Collects those pages of `range` that can be moved and are as `select` says: what is mapped 2 MiB at
-    /// a time in one piece if `whole`, and split into single pages otherwise.
+    /// Collects those pages of `range` that can be moved and are as `select` says: what is mapped 2
+    /// MiB at a time in one piece if `whole`, and split into single pages otherwise.
     ///
     /// # Context
     ///
@@ -322,8 +326,8 @@ impl<'a> Collected<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: the range is not in one VMA, has more pages than `room`, or the memory is of a kind
-    /// that cannot be moved (hugetlb, of devices, DAX) or not be read.
+    /// `EINVAL`: the range is not in one VMA, has more pages than `room`, or the memory is of a
+    /// kind that cannot be moved (hugetlb, of devices, DAX) or not be read.
     ///
     /// C: `migrate_vma_setup()`.
     pub fn collect(
@@ -338,13 +342,13 @@ impl<'a> Collected<'a> {
         unsafe { Self::collect_in(vma, range, select, whole, None, room) }
     }
 
-    /// The same in `vma`. If the pages are the system's, `originator` is the owner of the invalidation
-    /// that this causes; the owner of device memory is otherwise.
+    /// The same in `vma`. If the pages are the system's, `originator` is the owner of the
+    /// invalidation that this causes; the owner of device memory is otherwise.
     ///
     /// # Safety
     ///
-    /// The mmap lock must be held for `'a`: the lock of a VMA, which a reference to one may stand for
-    /// as well, is not enough.
+    /// The mmap lock must be held for `'a`: the lock of a VMA, which a reference to one may stand
+    /// for as well, is not enough.
     unsafe fn collect_in(
         vma: &'a VmaRef,
         range: &PageRange,
@@ -369,13 +373,13 @@ impl<'a> Collected<'a> {
         unsafe { Self::setup(vma, range, args, room) }
     }
 
-    /// Collects the page of device-private memory that the CPU stumbled on, and what else of `range` is in
-    /// memory of the owner.
+    /// Collects the page of device-private memory that the CPU stumbled on, and what else of
+    /// `range` is in memory of the owner.
     ///
     /// # Safety
     ///
-    /// `page` must be a page that the page-fault handler has locked and holds, mapped in `range`, and
-    /// the mmap lock be held for `'a`.
+    /// `page` must be a page that the page-fault handler has locked and holds, mapped in `range`,
+    /// and the mmap lock be held for `'a`.
     pub(crate) unsafe fn collect_for_cpu(
         vma: &'a VmaRef,
         range: &PageRange,
@@ -416,8 +420,8 @@ impl<'a> Collected<'a> {
         if range.pages() > room.pages() {
             return Err(EINVAL);
         }
-        // SAFETY: The VMA is valid, the mmap lock held by the caller's promise; the arrays have room for
-        // each page.
+        // SAFETY: The VMA is valid, the mmap lock held by the caller's promise; the arrays have
+        // room for each page.
         to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
         // INVARIANT: It was set up.
         Ok(Self(Migration {
@@ -497,8 +501,8 @@ impl Moved<'_> {
             .sum()
     }
 
-    /// Notes where the pages are now, as hmm would tell it later. `entries` has as many as there are
-    /// pages in the range.
+    /// Notes where the pages are now, as hmm would tell it later. `entries` has as many as there
+    /// are pages in the range.
     pub(crate) fn fill(&self, entries: &mut [usize]) {
         entries.fill(0);
         let both = self.0.src().iter().zip(self.0.dst());
@@ -535,8 +539,8 @@ enum Origin {
     Device,
 }
 
-/// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that could be
-/// split, and moved in single pages.
+/// Fills `dst` with places for what `src` has, and copies it. Returns whether 2 MiB were left that
+/// could be split, and moved in single pages.
 fn place<M: Mover>(
     src: &[usize],
     dst: &mut [usize],
@@ -615,8 +619,8 @@ fn place<M: Mover>(
 }
 
 /// Moves whatever is in use of the `room.pages()` pages of device memory from the frame `first` on,
-/// without knowing who uses it. Some may be in use elsewhere just now, or find no place, and stay. What is
-/// mapped 2 MiB at a time finds one if `mover` has as much in one piece.
+/// without knowing who uses it. Some may be in use elsewhere just now, or find no place, and stay.
+/// What is mapped 2 MiB at a time finds one if `mover` has as much in one piece.
 ///
 /// # Context
 ///
@@ -624,8 +628,8 @@ fn place<M: Mover>(
 ///
 /// # Safety
 ///
-/// The frames must be of device memory that is not removed meanwhile, and begin and end where its 2 MiB
-/// do.
+/// The frames must be of device memory that is not removed meanwhile, and begin and end where its 2
+/// MiB do.
 ///
 /// C: `migrate_device_range()`.
 pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover) {
@@ -662,7 +666,8 @@ unsafe fn move_pages<'a>(
 /// What came of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migrated {
-    /// Where it ended, in bytes: what comes after is in another VMA, or more than there was room for.
+    /// Where it ended, in bytes: what comes after is in another VMA, or more than there was room
+    /// for.
     pub end: usize,
     /// How many pages were moved.
     pub pages: usize,
@@ -674,8 +679,8 @@ impl<T: PerMmMirror> Attachment<T> {
     /// elsewhere just now stay where they are.
     ///
     /// With `publish`, the shadow takes in where the pages went, unless something interferes; the
-    /// device faults as for any other page then. Without, or if it was not [`Select::System`], it is
-    /// just rid of where they were.
+    /// device faults as for any other page then. Without, or if it was not [`Select::System`], it
+    /// is just rid of where they were.
     ///
     /// # Context
     ///

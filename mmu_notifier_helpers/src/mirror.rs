@@ -19,8 +19,8 @@ use kernel::{
 
 /// What a driver keeps of the addresses that it mirrors, and does when they are invalidated.
 pub trait Mirror: Send + Sync + Sized + 'static {
-    /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an error
-    /// if it cannot, and what it reserved for that.
+    /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an
+    /// error if it cannot, and what it reserved for that.
     type Shadow: for<'p> Publish<Faulted<'p, Self::Reserve>, Output = Result>
         + Send
         + Unpin
@@ -38,9 +38,9 @@ pub trait Mirror: Send + Sync + Sized + 'static {
     /// # Context
     ///
     /// The shadow's lock is held, and whatever the core holds while it changes page tables. Must
-    /// not allocate with `__GFP_RECLAIM`. Under a lock that spins, it must not sleep. Under one that
-    /// sleeps it may if the invalidation is [blockable](Invalidation::blockable), but not wait for
-    /// anything that itself waits for page faults.
+    /// not allocate with `__GFP_RECLAIM`. Under a lock that spins, it must not sleep. Under one
+    /// that sleeps it may if the invalidation is [blockable](Invalidation::blockable), but not wait
+    /// for anything that itself waits for page faults.
     fn zap(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation);
 
     /// Called for each time that an invalidation interfered with reading the entries of `range`, so
@@ -51,7 +51,8 @@ pub trait Mirror: Send + Sync + Sized + 'static {
     /// Process context, no lock held.
     fn collided(&self, _range: &PageRange) {}
 
-    /// Called when a fault of `range` is about to hold off others with the mmap lock. For statistics.
+    /// Called when a fault of `range` is about to hold off others with the mmap lock. For
+    /// statistics.
     ///
     /// # Context
     ///
@@ -97,11 +98,11 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///
     /// Until the guard is dropped no entry goes away, and no page that one names is freed.
     /// Invalidations wait for it, so it must not be held while waiting for a page fault, for the
-    /// mmap lock or for memory (no `__GFP_RECLAIM`), nor while giving up a reference to the users of
-    /// the `mm` (`mmput`), which may be the last.
+    /// mmap lock or for memory (no `__GFP_RECLAIM`), nor while giving up a reference to the users
+    /// of the `mm` (`mmput`), which may be the last.
     ///
-    /// A guard that has no name lives to the end of its statement, so a second one in the same statement
-    /// waits for ever.
+    /// A guard that has no name lives to the end of its statement, so a second one in the same
+    /// statement waits for ever.
     ///
     /// # Context
     ///
@@ -112,10 +113,10 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// in, with what was set aside in `reserve`. Returns with the shadow locked, so that the device
     /// gets to use what it asked for.
     ///
-    /// The shadow takes in what is true: no invalidation of the range was in flight or came since the
-    /// entries were read. They are read again until that holds. After a few collisions the address
-    /// space is held still for it as far as that is possible, with the mmap lock and the locks of the
-    /// VMAs held for writing; no I/O and no user space is waited for meanwhile.
+    /// The shadow takes in what is true: no invalidation of the range was in flight or came since
+    /// the entries were read. They are read again until that holds. After a few collisions the
+    /// address space is held still for it as far as that is possible, with the mmap lock and the
+    /// locks of the VMAs held for writing; no I/O and no user space is waited for meanwhile.
     ///
     /// # Context
     ///
@@ -135,7 +136,8 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// - `EPERM`: a page is asked for to be written, and the mapping is read-only.
     /// - `ENOMEM`: a page fault ran out of memory.
     /// - `EBUSY`: invalidations kept interfering until the request's timeout was over, counted from
-    ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user space.
+    ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user
+    ///   space.
     /// - `EINTR`: the task is being killed.
     /// - What the shadow returns. It keeps what it took in before.
     ///

@@ -9,26 +9,35 @@
 //!
 //! | way | when | what the driver may do |
 //! | --- | --- | --- |
-//! | [`Mirror::zap`](mirror::Mirror::zap) | the kernel invalidates a range | remove entries |
-//! | [`Publish`](invlock::Publish), from [`Subscription::fault`](mirror::Subscription::fault) | page-table entries were read and no invalidation interfered | add entries |
-//! | [`Subscription::lock`](mirror::Subscription::lock) | any time | look entries up and use the memory that they name, until the guard is dropped |
+//! | [zap] | the kernel invalidates a range | remove entries |
+//! | [publish], from [fault] | entries were read and no invalidation interfered | add entries |
+//! | [lock] | any time | look entries up and use their memory, until the guard is dropped |
 //!
 //! | in | the shadow's lock | sleeping | allocating |
 //! | --- | --- | --- | --- |
-//! | `zap` | held | only under a lock that sleeps, in an invalidation that may | without `__GFP_RECLAIM` |
-//! | `publish` | held | no | no: what it takes was reserved before |
-//! | the guard | held | only under a lock that sleeps | without `__GFP_RECLAIM` |
-//! | [`fault`](mirror::Subscription::fault), [`look`](mirror::Subscription::look) | taken by it | it does | it does not, but page faults do |
+//! | [zap] | held | if the lock sleeps and the invalidation may | without `__GFP_RECLAIM` |
+//! | [publish] | held | no | no: what it takes was reserved before |
+//! | the guard | held | if the lock sleeps | without `__GFP_RECLAIM` |
+//! | [fault], [look] | taken by it | it does | it does not, but page faults do |
 //!
 //! There are two kinds of notifier:
 //!
-//! | | [`PerMm`](notifier::PerMm) with [`Attachment`](notifier::Attachment)s | [`IntervalNotifier`](interval::IntervalNotifier) |
+//! | | [PerMm] with [Attachment]s | [IntervalNotifier] |
 //! | --- | --- | --- |
 //! | watches | a whole address space | a range of one |
 //! | the shadow's lock | spins | sleeps |
-//! | a fault collides with | invalidations of the pages that it reads | invalidations of the range that is watched |
+//! | a fault collides with | invalidations of what it reads | invalidations of what is watched |
 //! | invalidations that may not sleep | succeed | are refused while the lock is taken |
 //! | protocol | [`invlock`] | the core's sequence |
+//!
+//! [zap]: mirror::Mirror::zap
+//! [publish]: invlock::Publish
+//! [lock]: mirror::Subscription::lock
+//! [fault]: mirror::Subscription::fault
+//! [look]: mirror::Subscription::look
+//! [PerMm]: notifier::PerMm
+//! [Attachment]: notifier::Attachment
+//! [IntervalNotifier]: interval::IntervalNotifier
 //!
 //! # Layout
 //!
@@ -76,7 +85,7 @@
 //! space of who opened it. It is built, loaded and tested with this crate:
 #![cfg_attr(
     all(doc, CONFIG_RUST),
-    doc = concat!("```\n", include_str!("../samples/rust_mmu_mirror.rs"), "```")
+    doc = concat!("```\n", include_str!(env!("MMU_NOTIFIER_HELPERS_SAMPLE")), "```")
 )]
 
 // The name by which the macros of pin-init find their library on the host.

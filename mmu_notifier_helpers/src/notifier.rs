@@ -4,22 +4,22 @@
 //!
 //! # Lifetimes
 //!
-//! A [`PerMm`] is known to the core by the address of its operations and the `mm`. It lives from the
-//! first [`PerMm::get`] to the last reference, and its memory until no callback of the core can run
-//! any more:
+//! A [`PerMm`] is known to the core by the address of its operations and the `mm`. It lives from
+//! the first [`PerMm::get`] to the last reference, and its memory until no callback of the core can
+//! run any more:
 //!
 //! ```text
-//!            get                 last reference                 SRCU               RCU
-//!  (nothing) ───▶ live, in list ────────────────▶ out of list ───────▶ dropped ──────────▶ freed
-//!                    │    ▲        may sleep:       mirrors gone       must not sleep       module_put
-//!            release └────┘        mmu_notifier_put                    free_notifier
+//!            get               last reference                SRCU             RCU
+//!  (nothing) ---> live, in list --------------> out of list ------> dropped --------> freed
+//!                    |    ^      may sleep:      mirrors gone     must not sleep     module_put
+//!            release +----+      mmu_notifier_put                 free_notifier
 //!            (exit: empty for good)
 //! ```
 //!
 //! Mirrors come and go with their [`Attachment`]s, in process context. So what is left for
-//! `free_notifier`, which must not sleep, is memory. Each context holds a reference to the module of
-//! its driver, which is dropped from an RCU callback in this module: `free_notifier` is code of the
-//! driver, runs with bottom halves disabled, and has returned when the callback runs.
+//! `free_notifier`, which must not sleep, is memory. Each context holds a reference to the module
+//! of its driver, which is dropped from an RCU callback in this module: `free_notifier` is code of
+//! the driver, runs with bottom halves disabled, and has returned when the callback runs.
 //!
 //! # Locks
 //!
@@ -27,10 +27,10 @@
 //! `mm->mmap_lock` or a lock of the reverse map → the spinlock of the invlock.
 //!
 //! The mutex makes finding a context and giving up the last reference exclude each other: the core
-//! cannot tell which `mmu_notifier_put()` is the last, and must not hand out a context that somebody
-//! is taking apart. One serves all drivers: making a context takes `mm_take_all_locks()`, which the
-//! core serialises for the whole system anyway. It is taken inside of the mmap lock, so that nobody
-//! waits with it for an address space that a hostile process keeps busy.
+//! cannot tell which `mmu_notifier_put()` is the last, and must not hand out a context that
+//! somebody is taking apart. One serves all drivers: making a context takes `mm_take_all_locks()`,
+//! which the core serialises for the whole system anyway. It is taken inside of the mmap lock, so
+//! that nobody waits with it for an address space that a hostile process keeps busy.
 
 use crate::{
     bindings as extra,
@@ -63,7 +63,8 @@ use kernel::{
 };
 use pin_init::{pin_data, stack_pin_init, PinInit};
 
-/// A mirror that can be attached to a [`PerMm`]. Implemented by [`per_mm_mirror!`](crate::per_mm_mirror).
+/// A mirror that can be attached to a [`PerMm`]. Implemented by
+/// [`per_mm_mirror!`](crate::per_mm_mirror).
 ///
 /// # Safety
 ///
@@ -184,8 +185,8 @@ impl Drop for PerMmMutex {
 
 /// The context of one driver in one address space, with its mirrors.
 ///
-/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users; and one to
-/// the module of the driver, which therefore cannot be removed before the context is freed.
+/// Holds a reference to the `mm` (`mmgrab`), which outlives the process, not to its users; and one
+/// to the module of the driver, which therefore cannot be removed before the context is freed.
 ///
 /// # Context
 ///
@@ -235,8 +236,8 @@ unsafe impl<T: PerMmMirror> AlwaysRefCounted for PerMm<T> {
             *users == 0
         };
         if last {
-            // SAFETY: The one reference of the core that `get` left to all users is given up, in the
-            // mutex, so nobody finds the context in between.
+            // SAFETY: The one reference of the core that `get` left to all users is given up, in
+            // the mutex, so nobody finds the context in between.
             unsafe { bindings::mmu_notifier_put(subscription) };
         }
     }
@@ -248,8 +249,8 @@ impl<T: PerMmMirror> PerMm<T> {
     ///
     /// # Context
     ///
-    /// May sleep. Takes the mmap lock for writing, so it must not be held, and to make a context all
-    /// locks of the address space, so it waits for invalidations in flight.
+    /// May sleep. Takes the mmap lock for writing, so it must not be held, and to make a context
+    /// all locks of the address space, so it waits for invalidations in flight.
     ///
     /// # Errors
     ///
@@ -468,8 +469,8 @@ unsafe impl<'p, T: Mirror> Publish<Plan<'p, T>> for Mirrors<T> {
 /// A mirror that is attached to the context of its address space. There may be any number of them
 /// in one, for example one for each open file; an invalidation zaps all their shadows.
 ///
-/// When it is dropped, no callback for the mirror runs any more and none comes. The shadow is dropped
-/// with it, without its lock, and the mirror unless somebody else refers to it.
+/// When it is dropped, no callback for the mirror runs any more and none comes. The shadow is
+/// dropped with it, without its lock, and the mirror unless somebody else refers to it.
 ///
 /// # Context
 ///
@@ -533,9 +534,10 @@ impl<T: PerMmMirror> Attachment<T> {
         &self.per_mm
     }
 
-    /// The protocol: begins; lets `read` fill `entries`, which returns [`None`] if it saw a collision;
-    /// and lets the shadow take them in if there was none, if there is a `reserve`. Returns with the
-    /// shadow locked then, and in any case with what `read` returned, for it to be dropped after that.
+    /// The protocol: begins; lets `read` fill `entries`, which returns [`None`] if it saw a
+    /// collision; and lets the shadow take them in if there was none, if there is a `reserve`.
+    /// Returns with the shadow locked then, and in any case with what `read` returned, for it to be
+    /// dropped after that.
     ///
     /// Errors are those of `read`, of the shadow, and of waiting for invalidations in flight until
     /// `deadline`: `EBUSY`, `EINTR`, `ESRCH`.

@@ -2,9 +2,9 @@
 
 //! What was read of the CPU's page tables, one page each.
 //!
-//! What is read is stale the moment that the page-table lock is dropped, unless no invalidation came
-//! in between. So results exist only while a shadow takes them in ([`Publish`]), which happens under
-//! its lock and after the check.
+//! What is read is stale the moment that the page-table lock is dropped, unless no invalidation
+//! came in between. So results exist only while a shadow takes them in ([`Publish`]), which happens
+//! under its lock and after the check.
 //!
 //! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h)
 //!
@@ -31,8 +31,8 @@ const ORDER_MASK: usize = 0x1f;
 /// higher than the number of any frame, as physical addresses have 52 bits at most.
 pub(crate) const EXCLUSIVE: usize = 1 << 52;
 
-/// log2 of the pages of a huge page that one entry of the second level maps, and of no less than the
-/// device memory that is moved at a time.
+/// log2 of the pages of a huge page that one entry of the second level maps, and of no less than
+/// the device memory that is moved at a time.
 pub const HUGE_ORDER: u32 = 9;
 /// The pages of such a page.
 pub const HUGE_PAGES: usize = 1 << HUGE_ORDER;
@@ -71,8 +71,8 @@ impl Entry {
         self.0.get() & !(FLAGS | EXCLUSIVE)
     }
 
-    /// Notes that the device may write to the page, so that what it writes is not lost when the page is
-    /// reclaimed: the CPU's page tables do not tell.
+    /// Notes that the device may write to the page, so that what it writes is not lost when the
+    /// page is reclaimed: the CPU's page tables do not tell.
     ///
     /// # Context
     ///
@@ -80,9 +80,9 @@ impl Entry {
     ///
     /// C: `set_page_dirty()`.
     pub fn mark_dirty(&self) {
-        // SAFETY: By the type invariant the frame was mapped by a process when the entry was read, so
-        // it has a `struct page`; entries exist only in a shadow and while it takes them in, so no
-        // invalidation of it has completed.
+        // SAFETY: By the type invariant the frame was mapped by a process when the entry was read,
+        // so it has a `struct page`; entries exist only in a shadow and while it takes them in, so
+        // no invalidation of it has completed.
         unsafe { bindings::mnh_set_page_dirty(self.pfn()) };
     }
 
@@ -120,7 +120,8 @@ impl Entry {
     /// # Safety
     ///
     /// - The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of
-    ///   that shadow held for the length of the call: that is what keeps the pages from being freed.
+    ///   that shadow held for the length of the call: that is what keeps the pages from being
+    ///   freed.
     /// - It must map all the pages.
     /// - They must not be device-private memory, which the CPU cannot reach. They may be if the
     ///   [request had an owner](crate::fault::Request::with_owner), and are not otherwise.
@@ -145,8 +146,8 @@ impl Entry {
         unsafe { bindings::mnh_copy_to_pfn(self.pfn() + page, src.as_ptr().cast(), src.len()) }
     }
 
-    /// Copies `pages` pages to memory of the current process, without a page fault: tells whether that
-    /// was possible. Some of it may have been copied if not.
+    /// Copies `pages` pages to memory of the current process, without a page fault: tells whether
+    /// that was possible. Some of it may have been copied if not.
     ///
     /// # Safety
     ///
@@ -172,8 +173,8 @@ impl Entry {
 ///
 /// # Safety
 ///
-/// The frames must be memory that the CPU can reach, that nobody writes to and that stays where it is
-/// for the length of the call; those from `dst` on must be the caller's to write.
+/// The frames must be memory that the CPU can reach, that nobody writes to and that stays where it
+/// is for the length of the call; those from `dst` on must be the caller's to write.
 ///
 /// C: `copy_highpage()`.
 pub unsafe fn copy_frames(dst: usize, src: usize, pages: usize) {
@@ -215,8 +216,8 @@ impl OwnPages {
     pub fn new(order: u32) -> Option<Self> {
         // SAFETY: May sleep, which is all that the function asks for.
         let pfn = unsafe { bindings::mnh_alloc_pages(order) };
-        // INVARIANT: They were just allocated. A value that is not returned would be dropped, so there
-        // is none then.
+        // INVARIANT: They were just allocated. A value that is not returned would be dropped, so
+        // there is none then.
         (pfn != 0).then(|| Self { pfn, order })
     }
 
@@ -238,8 +239,8 @@ impl Drop for OwnPages {
 pub enum PageState {
     /// It is mapped.
     Mapped(Entry),
-    /// It is not present, or not so that it may be read: never touched, swapped out, being migrated.
-    /// It may be possible to fault it in.
+    /// It is not present, or not so that it may be read: never touched, swapped out, being
+    /// migrated. It may be possible to fault it in.
     Empty,
     /// It cannot be accessed: there is no VMA, or one that may not be read, or the memory has no
     /// `struct page`, or is secret.
@@ -366,8 +367,9 @@ pub(crate) unsafe fn make_views(entries: &mut [usize], asking: Option<Owner>) {
         // What is mapped together is all in the same memory.
         let together = (order > 0).then_some(pfn >> order);
         if together.is_none() || together != known {
-            // SAFETY: A frame that a process maps has a `struct page`, and as long as the lock is held
-            // no invalidation of it completes, so it stays mapped and whoever has the memory keeps it.
+            // SAFETY: A frame that a process maps has a `struct page`, and as long as the lock is
+            // held no invalidation of it completes, so it stays mapped and whoever has the memory
+            // keeps it.
             memory = unsafe { bindings::mnh_pfn_memory(pfn, asking) };
             known = together;
         }

@@ -178,8 +178,8 @@ pub enum Event {
     Other,
 }
 
-/// Who caused an invalidation, or owns device memory: the address of something of the driver's, which
-/// is compared and never followed.
+/// Who caused an invalidation, or owns device memory: the address of something of the driver's,
+/// which is compared and never followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(usize);
 
@@ -238,8 +238,8 @@ impl Invalidation {
         self.event
     }
 
-    /// Who caused it. A driver that finds itself here may leave entries in place that it is about to
-    /// change on its own; whoever reads the range collides all the same.
+    /// Who caused it. A driver that finds itself here may leave entries in place that it is about
+    /// to change on its own; whoever reads the range collides all the same.
     pub const fn owner(&self) -> Option<Owner> {
         self.owner
     }

@@ -55,8 +55,8 @@ impl Default for Mark {
 ///
 /// # Safety
 ///
-/// [`mark`](Self::mark) always returns the same part of `self`, not something that `self` refers to:
-/// a reader that is leaked stays where it is, and what it refers to does not.
+/// [`mark`](Self::mark) always returns the same part of `self`, not something that `self` refers
+/// to: a reader that is leaked stays where it is, and what it refers to does not.
 pub unsafe trait Marked {
     /// The mark.
     fn mark(&self) -> &Mark;
@@ -84,7 +84,8 @@ struct Links {
     mark: Option<NonNull<Mark>>,
 }
 
-// SAFETY: `links` is accessed with the list borrowed, and a list is in one thread's hands at a time.
+// SAFETY: `links` is accessed with the list borrowed, and a list is in one thread's hands at a
+// time.
 unsafe impl Send for Record {}
 // SAFETY: As above.
 unsafe impl Sync for Record {}
@@ -131,8 +132,8 @@ impl Readers {
     ///
     /// # Safety
     ///
-    /// `record` must be in no list, and be [removed](Self::remove) from this one before it or `mark`
-    /// goes away.
+    /// `record` must be in no list, and be [removed](Self::remove) from this one before it or
+    /// `mark` goes away.
     pub(crate) unsafe fn insert(&mut self, record: Pin<&Record>, mark: &Mark) {
         mark.clear();
         let this = NonNull::from(record.get_ref());

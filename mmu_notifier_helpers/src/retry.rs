@@ -2,15 +2,16 @@
 
 //! How often a fault tries, and how: what makes it end.
 //!
-//! Pure: what is tried is a trait, so that the model checker can see the real loop with its own page
-//! tables.
+//! Pure: what is tried is a trait, so that the model checker can see the real loop with its own
+//! page tables.
 //!
-//! A fault is optimistic first: it reads page-table entries while anybody may change them, and reads
-//! them again when somebody did. Under a storm of invalidations of the same addresses that may never
-//! succeed. After [`OPTIMISTIC`] collisions, or half of the time that the caller gives, a try
-//! excludes what it can: it has the pages faulted in, and then holds everybody off who changes page
-//! tables under the locks of the address space while it looks. Reclaim, migration, truncation and exit
-//! come under other locks, so that try may collide as well. The caller's time bounds the whole.
+//! A fault is optimistic first: it reads page-table entries while anybody may change them, and
+//! reads them again when somebody did. Under a storm of invalidations of the same addresses that
+//! may never succeed. After [`OPTIMISTIC`] collisions, or half of the time that the caller gives, a
+//! try excludes what it can: it has the pages faulted in, and then holds everybody off who changes
+//! page tables under the locks of the address space while it looks. Reclaim, migration, truncation
+//! and exit come under other locks, so that try may collide as well. The caller's time bounds the
+//! whole.
 
 #![forbid(unsafe_code)]
 

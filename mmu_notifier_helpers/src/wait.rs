@@ -74,8 +74,8 @@ mod in_kernel {
             })
         }
 
-        /// Unlocks `guard`, sleeps until somebody calls [`Self::notify_all`], and locks again. It may
-        /// return for no reason, so the caller looks at its condition again.
+        /// Unlocks `guard`, sleeps until somebody calls [`Self::notify_all`], and locks again. It
+        /// may return for no reason, so the caller looks at its condition again.
         ///
         /// # Context
         ///

@@ -4,8 +4,9 @@
 //!
 //! It was a count of the invalidations in flight and a sequence number, for a whole address space:
 //! odd while a reader must wait, and changed by every invalidation that a reader must not have
-//! missed. Each fault has a scenario, in which the sketch fails the way that the fault makes it fail,
-//! and does not once that fault is put right. The lock of this crate does not fail in any of them.
+//! missed. Each fault has a scenario, in which the sketch fails the way that the fault makes it
+//! fail, and does not once that fault is put right. The lock of this crate does not fail in any of
+//! them.
 
 mod lock;
 

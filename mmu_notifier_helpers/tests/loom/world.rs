@@ -33,7 +33,8 @@ const PAGES: usize = 3;
 /// What the models assert in the end.
 pub(crate) const STALE: &str = "a stale entry is visible";
 
-/// Set in the version of a page-table entry that the CPU cannot use, because the page is being moved.
+/// Set in the version of a page-table entry that the CPU cannot use, because the page is being
+/// moved.
 pub(crate) const MOVING: usize = 1 << 31;
 /// What a move adds to the version: the entry names another place, and no change of it does that.
 pub(crate) const PLACE: usize = 1 << 16;
@@ -189,8 +190,8 @@ impl<const N: usize> World<N> {
         }
     }
 
-    /// Moves a page and publishes where it went, if nothing interferes: calls `then` in between, and
-    /// tells whether it was published.
+    /// Moves a page and publishes where it went, if nothing interferes: calls `then` in between,
+    /// and tells whether it was published.
     pub(crate) fn migrate(&self, page: usize, then: impl FnOnce()) -> bool {
         let range = pages(page, page + 1);
         stack_pin_init!(let reader = Reader::new(&*self.lock, range, Mark::new()));
