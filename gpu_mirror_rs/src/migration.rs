@@ -4,8 +4,8 @@
 //!
 //! # Locks
 //!
-//! mmap lock -> locks of the pages -> the mutex of the reserve for eviction, or the lock of a chunk's
-//! free pages.
+//! mmap lock -> locks of the pages -> the mutex of the reserve for eviction, or the lock of a
+//! chunk's free pages.
 
 #![forbid(unsafe_code)]
 

@@ -5,8 +5,8 @@
 //!
 //! # Locks
 //!
-//! mmap lock -> locks of the reverse map -> the spinlock of the address space's page tables. All are
-//! taken by the helper crate; nothing here takes another under them.
+//! mmap lock -> locks of the reverse map -> the spinlock of the address space's page tables. All
+//! are taken by the helper crate; nothing here takes another under them.
 //!
 //! The caller's memory is copied from and to under the spinlock as far as that takes no page fault,
 //! and by way of a buffer otherwise: to handle a fault may take the locks above, or for ever.
