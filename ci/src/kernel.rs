@@ -13,7 +13,7 @@ use crate::paths::{self, Paths};
 use crate::progress::{note, Progress};
 use crate::step::Step;
 use crate::toolchain::Toolchain;
-use crate::{config, disk, source, vm};
+use crate::{config, disk, source, tree, vm};
 
 /// The file in a build tree with the fragments that it was configured with.
 const CONFIGURED: &str = ".ci-config";
@@ -144,6 +144,7 @@ fn users(dir: &Path, tools: &Toolchain) -> Result<Kernel> {
 fn ours(paths: &Paths, tools: &Toolchain, kind: Kind, update: bool) -> Result<Kernel> {
     let _lock = paths.lock()?;
     let source = source::get(paths, update)?;
+    tree::clean(paths, &source.tree)?;
     let programs = PathBuf::from(&source.version);
     let slot = programs.join(kind.name());
     let build = paths.dir(Path::new("build").join(&slot))?;
@@ -161,7 +162,7 @@ fn ours(paths: &Paths, tools: &Toolchain, kind: Kind, update: bool) -> Result<Ke
 }
 
 /// The arguments that every make in this build tree has.
-fn make_args(kernel: &Kernel, targets: &[&str]) -> Vec<OsString> {
+pub(crate) fn make_args(kernel: &Kernel, targets: &[&str]) -> Vec<OsString> {
     let mut output = OsString::from("O=");
     output.push(&kernel.build);
     let mut args = vec![

@@ -31,6 +31,7 @@ mod source;
 mod step;
 mod suite;
 mod toolchain;
+mod tree;
 mod vm;
 
 use std::process::ExitCode;

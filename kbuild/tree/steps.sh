@@ -134,5 +134,5 @@ files_in() {
 
 # apply_to DIR PATCH [-R]: applies it to the copies in DIR.
 apply_to() {
-	patch -d "$1" -p1 -s -f --no-backup-if-mismatch -r - ${3:+"$3"} <"$2" >/dev/null
+	patch -d "$1" -p1 -s -f -F0 --no-backup-if-mismatch -r - ${3:+"$3"} <"$2" >/dev/null
 }

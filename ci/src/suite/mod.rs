@@ -10,6 +10,7 @@ mod kunit;
 mod leaks;
 mod sample;
 mod storm;
+mod tree;
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 
 use crate::cli::Test;
-use crate::guest::{Driver, Turn};
+use crate::guest::{Driver, Spec, Turn};
 use crate::kernel::{Kernel, Kind};
 use crate::klog::Report;
 use crate::modules::Which;
@@ -103,6 +104,13 @@ const SUITES: &[Suite] = &[
         limits: (minutes(20), minutes(40)),
         only_full: false,
         run: storm::run,
+    },
+    Suite {
+        name: "tree",
+        about: "the crates in a kernel's tree: installer, patches, one kernel built and booted",
+        limits: (minutes(25), minutes(25)),
+        only_full: false,
+        run: tree::run,
     },
     Suite {
         name: "fresh",
@@ -300,16 +308,25 @@ impl Context<'_> {
         machine: &Machine,
         turns: Vec<Turn>,
     ) -> Result<Boots> {
+        let mut turns = turns.into_iter();
+        let first = turns.next().context("a boot is for a program")?;
+        let mut spec = exec::spec(Some(first.driver), first.command)?;
+        spec.then = turns.collect();
+        self.boot_for(name, machine, spec)
+    }
+
+    /// Boots and runs `command`, which loads modules itself. Its KTAP is kept under `name`.
+    fn boot_alone(&self, name: &str, machine: &Machine, command: Vec<OsString>) -> Result<Boots> {
+        self.boot_for(name, machine, exec::spec(None, command)?)
+    }
+
+    fn boot_for(&self, name: &str, machine: &Machine, mut spec: Spec) -> Result<Boots> {
         note(format!("booting: {name}"));
         let logs = self.logs.join(name);
         fs::create_dir_all(&logs)?;
         let (stdout, kept) = Sink::kept();
         let (stderr, errors) = Sink::kept();
-        let mut turns = turns.into_iter();
-        let first = turns.next().context("a boot is for a program")?;
-        let mut spec = exec::spec(Some(first.driver), first.command)?;
         spec.huge_pages = 16;
-        spec.then = turns.collect();
         let outcome = Boot {
             paths: self.paths,
             machine,

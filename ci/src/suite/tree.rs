@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The crates in a kernel's tree: the installer, the patches, and one kernel built and booted.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{ensure, Result};
+use duct::cmd;
+
+use super::Context;
+use crate::exec;
+use crate::kernel::{Kernel, Kind};
+use crate::report::{Case, Verdict};
+use crate::tree::{self, Installed};
+use crate::vm::Machine;
+
+/// The helpers built in and the drivers modules: the combination with a border that Rust symbols cross.
+const OPTIONS: &str = "CONFIG_MMU_NOTIFIER_HELPERS=y
+CONFIG_GPU_MIRROR_RS=m
+CONFIG_SAMPLES=y
+CONFIG_SAMPLES_RUST=y
+CONFIG_SAMPLE_RUST_MMU_MIRROR=m
+";
+
+/// Finds the installed modules and runs installed kselftests, each a program of its own.
+const SCRIPT: &str = r#"tests=$1 modules=$2
+shift 2
+mkdir -p /lib/modules
+ln -sfn "$modules/lib/modules/$(uname -r)" "/lib/modules/$(uname -r)"
+if [ -d "/lib/modules/$(uname -r)/kernel/drivers/gpu/gpu_mirror_rs" ]; then
+	modprobe gpu_mirror_rs || exit
+fi
+set -- $(printf -- '-t %s ' "$@")
+exec "$tests/run_kselftest.sh" "$@""#;
+
+pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
+    let base = context.kernel(Kind::Debug)?;
+    for name in ["install", "series"] {
+        script(context, &base, name)?;
+    }
+
+    let (before, after) = (context.logs.join("before"), context.logs.join("after"));
+    let lock = context.paths.lock()?;
+    tree::clean(context.paths, &base.source)?;
+    tree::listing(&base.source, &before)?;
+    drop(lock);
+    let logs = context.logs.clone();
+    let installed = Installed::new(context.paths, context.tools, &base, &logs)?;
+    let kernel = installed.build(&base, "tree", OPTIONS)?;
+    let programs = installed.install(&kernel)?;
+    drop(installed);
+
+    tree::listing(&base.source, &after)?;
+    let verdict = match fs::read(&before)? == fs::read(&after)? {
+        true => Verdict::Pass,
+        false => Verdict::Fail(format!(
+            "compare {} and {}",
+            before.display(),
+            after.display()
+        )),
+    };
+    context
+        .cases
+        .push(Case::new("the kernel's source is as it was", verdict));
+
+    let tests = [
+        "gpu_mirror_rs:gpu_mirror",
+        "gpu_mirror_rs:gpu_mirror_exclusive",
+        "mmu_notifier_helpers:rust_mmu_mirror",
+    ];
+    kselftests(context, &kernel, (&programs.0, &programs.1), &tests)
+}
+
+/// Runs a shell test of `kbuild/`, of which each case must pass.
+fn script(context: &mut Context<'_>, kernel: &Kernel, name: &str) -> Result<()> {
+    let program = context
+        .paths
+        .checkout
+        .join("kbuild/tests")
+        .join(name)
+        .with_extension("sh");
+    let output = cmd!(program, &kernel.source)
+        .stderr_to_stdout()
+        .unchecked()
+        .read()?;
+    fs::write(
+        context.logs.join(name).with_extension("ktap"),
+        output.as_bytes(),
+    )?;
+    context.judge_results(&format!("{name}: "), &crate::ktap::parse(&output));
+    Ok(())
+}
+
+/// Boots a kernel and runs kselftests as its tree installed them. Each is one case.
+pub(super) fn kselftests(
+    context: &mut Context<'_>,
+    kernel: &Kernel,
+    (programs, modules): (&Path, &Path),
+    tests: &[&str],
+) -> Result<()> {
+    let machine = Machine {
+        memory: 4096,
+        ..exec::plain(kernel)
+    };
+    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
+    command.extend([programs.into(), modules.into()]);
+    command.extend(tests.iter().map(OsString::from));
+    let boots = context.boot_alone(&kernel.name, &machine, command)?;
+    let prefix = format!("{}: ", kernel.name);
+    let results = context.judge(&prefix, &boots);
+    ensure!(
+        results.len() == tests.len(),
+        "{} kselftests were to run, {} did",
+        tests.len(),
+        results.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,82 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Tests kbuild/install on a copy of those files of a kernel that it changes:
+#
+#   kbuild/tests/install.sh KDIR
+
+set -eu
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+kernel=$(CDPATH='' cd -- "$1" && pwd)
+# shellcheck source-path=SCRIPTDIR source=ktap.sh
+. "$top/tests/ktap.sh"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree
+mkdir "$tree"
+{
+	printf '%s\n' Makefile Kbuild
+	sed -n 's:^+++ b/::p' "$top"/tree/*/hooks.patch
+} | sort -u | while read -r file; do
+	mkdir -p "$tree/$(dirname -- "$file")"
+	cat "$kernel/$file" >"$tree/$file"
+done
+cp -a "$tree" "$work/clean"
+
+same() { diff -r "$1" "$tree"; }
+stamps() { (cd "$tree" && find . -type f -printf '%T@ %p\n' | sort); }
+
+install() { "$top/install" "$@"; }
+installs() { install "$tree"; }
+removes() { install --remove "$tree"; }
+
+# refusal NAME WHY COMMAND: what the command does to the tree makes install refuse, and stay away.
+refusal() {
+	rm -rf "$tree" "$work/before"
+	cp -a "$work/${from-clean}" "$tree"
+	(cd "$tree" && eval "$3")
+	cp -a "$tree" "$work/before"
+	check "refuses $1" refused "$2" install ${remove:+--remove} "$tree"
+	check "leaves $1 alone" same "$work/before"
+}
+
+echo "KTAP version 1"
+check "installs" installs
+check "hooks the crates in" grep -q mmu_notifier_helpers/ "$tree/rust/Makefile"
+check "copies the crates" test -s "$tree/drivers/gpu/gpu_mirror_rs/gpu_mirror_rs.rs"
+cp -a "$tree" "$work/installed"
+before=$(stamps)
+check "installs again" installs
+check "changes nothing the second time" same "$work/installed"
+check "touches nothing the second time" test "$before" = "$(stamps)"
+check "removes" removes
+check "leaves the tree as it was" same "$work/clean"
+check "refuses to remove what is not there" refused "nothing of ours" removes
+
+# A version that had a file more, another hook, and another text.
+cp -a "$work/installed/." "$tree"
+note=$tree/.mmu_notifier_helpers
+echo old >"$tree/rust/mmu_notifier_helpers/old.c"
+echo old >"$tree/rust/mmu_notifier_helpers/shims.c"
+(cd "$tree" && find . -type f -path './rust/mmu_notifier_helpers/*' -exec sha256sum {} + |
+	sort -k 2 >"$work/files" && grep -v ' ./rust/mmu_notifier_helpers/' "$note/files" >>"$work/files")
+sort -k 2 "$work/files" >"$note/files"
+check "updates an older version" installs
+check "leaves nothing of the older version" same "$work/installed"
+
+refusal "a kernel that it does not know" "supported" "sed -i 's/^PATCHLEVEL = .*/PATCHLEVEL = 1/' Makefile"
+refusal "what is no kernel" "no source tree" "rm Kbuild"
+refusal "a tree without the line that the hook follows" "rust/Makefile" \
+	"sed -i '/exports.o/d' rust/Makefile"
+refusal "a tree without a file to hook into" "mm/Kconfig" "rm mm/Kconfig"
+refusal "a tree with somebody else's file in the way" "same names" \
+	"mkdir -p rust/mmu_notifier_helpers && echo mine >rust/mmu_notifier_helpers/shims.c"
+from=installed
+refusal "an edited copy" "edited" "echo edit >>rust/mmu_notifier_helpers/shims.c"
+refusal "a copy with a file gone" "edited" "rm rust/mmu_notifier_helpers/shims.c"
+refusal "an edited hook" "edited" "sed -i '/mmu_notifier_helpers/d' rust/Makefile"
+remove=yes
+refusal "to remove an edited copy" "edited" "echo edit >>rust/mmu_notifier_helpers/shims.c"
+refusal "to remove an edited hook" "edited" "sed -i '/mmu_notifier_helpers/d' rust/Makefile"
+finish
