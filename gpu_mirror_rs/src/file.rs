@@ -73,7 +73,7 @@ impl MiscDevice for File {
             device,
             flags: Atomic::new(0),
         };
-        Ok(KBox::pin(file, GFP_KERNEL)?)
+        Ok(KBox::pin(file, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// # Errors
