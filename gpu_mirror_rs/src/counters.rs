@@ -71,8 +71,8 @@ pub(crate) struct MirrorCounters {
 }
 
 impl MirrorCounters {
-    /// Counters at zero. The directory has the name of the process that opens the device, as it
-    /// knows itself, and a number that makes it unique.
+    /// Counters at zero. The directory has the number of the process that opens the device, as the
+    /// first PID namespace has it, and one that makes it unique.
     pub(crate) fn new(device: &Shared) -> Result<impl PinInit<Self, Error>> {
         let name = CString::try_from_fmt(fmt!(
             "{}-{}",

@@ -73,7 +73,7 @@ impl MiscDevice for File {
             device,
             flags: Atomic::new(0),
         };
-        Ok(KBox::pin(file, GFP_KERNEL)?)
+        Ok(KBox::pin(file, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// # Errors
@@ -197,6 +197,10 @@ impl File {
         mirror::look(&self.space, range, protection, |protections| {
             user.write_slice(protections)?;
             command.cpages += protections.len() as u64;
+            // Nothing else ends it where nothing is mapped: no lock is waited for, no page faulted in.
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
             Ok(())
         })
     }

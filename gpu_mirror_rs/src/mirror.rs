@@ -89,7 +89,7 @@ pub(crate) fn mirror(mm: &MmWithUser, device: Arc<Shared>) -> Result<AddressSpac
             device,
             counters <- counters,
         }? Error),
-        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT,
     )?;
     Attachment::new(PerMm::get(mm)?, mirror, shadow)
 }

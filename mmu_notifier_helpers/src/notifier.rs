@@ -402,8 +402,10 @@ impl<T: PerMmMirror> PerMm<T> {
     }
 }
 
-/// The mirrors of one context, each in a slot of its own for as long as it is attached.
-pub(crate) struct Mirrors<T: Mirror>(KVec<Option<Attached<T>>>);
+/// The mirrors of one context, each in a slot of its own for as long as it is attached. A user decides
+/// how many there are, so the memory need not be in one piece; it is freed where nothing may sleep,
+/// which is allowed with bottom halves disabled.
+pub(crate) struct Mirrors<T: Mirror>(KVVec<Option<Attached<T>>>);
 
 struct Attached<T: Mirror> {
     mirror: Arc<T>,
@@ -412,7 +414,7 @@ struct Attached<T: Mirror> {
 
 impl<T: Mirror> Mirrors<T> {
     const fn new() -> Self {
-        Self(KVec::new())
+        Self(KVVec::new())
     }
 
     fn zap(&mut self, invalidation: &Invalidation) {
@@ -436,7 +438,7 @@ impl<T: Mirror> Mirrors<T> {
     }
 
     /// Moves over to `larger`, if that it is, and leaves there what can be freed.
-    fn grow(&mut self, larger: &mut KVec<Option<Attached<T>>>) {
+    fn grow(&mut self, larger: &mut KVVec<Option<Attached<T>>>) {
         if larger.capacity() > self.0.capacity() {
             for slot in self.0.drain_all() {
                 // There is room for all, so it does not fail.
@@ -500,7 +502,7 @@ impl<T: PerMmMirror> Attachment<T> {
             mirror: mirror.clone(),
             shadow,
         };
-        let mut larger = KVec::new();
+        let mut larger = KVVec::new();
         loop {
             let attached = per_mm.lock.with(|mirrors, released| {
                 if released {
@@ -522,7 +524,7 @@ impl<T: PerMmMirror> Attachment<T> {
                 }
                 Err((rejected, Some(capacity))) => {
                     new = rejected;
-                    larger = KVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
+                    larger = KVVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
                 }
                 Err((_rejected, None)) => return Err(ESRCH),
             }
