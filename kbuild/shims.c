@@ -242,6 +242,8 @@ void mnh_module_put(struct module *module)
 }
 EXPORT_SYMBOL_GPL(mnh_module_put);
 
+#ifdef CONFIG_DEVICE_PRIVATE
+
 /* Whether memremap_pages() would take the memory without a warning. */
 bool mnh_memory_is_free(u64 start, unsigned long size)
 {
@@ -304,6 +306,8 @@ unsigned int mnh_folio_order(const struct folio *folio)
 }
 EXPORT_SYMBOL_GPL(mnh_folio_order);
 
+#endif /* CONFIG_DEVICE_PRIVATE */
+
 struct folio *mnh_page_folio(struct page *page)
 {
 	return page_folio(page);
@@ -324,6 +328,8 @@ void mnh_free_pages(unsigned long pfn, unsigned int order)
 	__free_pages(pfn_to_page(pfn), order);
 }
 EXPORT_SYMBOL_GPL(mnh_free_pages);
+
+#ifdef CONFIG_DEVICE_PRIVATE
 
 /* Memory as an anonymous page fault takes it. */
 static gfp_t mnh_migration_gfp(unsigned int order)
@@ -393,6 +399,8 @@ long mnh_make_device_exclusive(struct mm_struct *mm, unsigned long addr, void *o
 	return page_to_pfn(page);
 }
 EXPORT_SYMBOL_GPL(mnh_make_device_exclusive);
+
+#endif /* CONFIG_DEVICE_PRIVATE */
 
 /* What a context is in the end: its memory, and the module that it kept. */
 struct mnh_remains {

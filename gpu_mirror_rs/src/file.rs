@@ -197,7 +197,8 @@ impl File {
         mirror::look(&self.space, range, protection, |protections| {
             user.write_slice(protections)?;
             command.cpages += protections.len() as u64;
-            // Nothing else ends it where nothing is mapped: no lock is waited for, no page faulted in.
+            // Nothing else ends it where nothing is mapped: no lock is waited for, no page faulted
+            // in.
             if fatal_signal_pending() {
                 return Err(EINTR);
             }

@@ -402,9 +402,9 @@ impl<T: PerMmMirror> PerMm<T> {
     }
 }
 
-/// The mirrors of one context, each in a slot of its own for as long as it is attached. A user decides
-/// how many there are, so the memory need not be in one piece; it is freed where nothing may sleep,
-/// which is allowed with bottom halves disabled.
+/// The mirrors of one context, each in a slot of its own for as long as it is attached. A user
+/// decides how many there are, so the memory need not be in one piece; it is freed where nothing
+/// may sleep, which is allowed with bottom halves disabled.
 pub(crate) struct Mirrors<T: Mirror>(KVVec<Option<Attached<T>>>);
 
 struct Attached<T: Mirror> {
