@@ -490,7 +490,8 @@ mod tests {
                 "hmm-tests",
                 "gpu-selftests",
                 "sample",
-                "storm"
+                "storm",
+                "tree"
             ]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
