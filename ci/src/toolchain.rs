@@ -88,6 +88,13 @@ impl Toolchain {
             .env_remove("RUSTC_WRAPPER")
     }
 
+    /// A program that calls `make` or its like.
+    pub(crate) fn command(&self, command: Expression) -> Expression {
+        self.tool(command)
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+    }
+
     fn tool(&self, command: Expression) -> Expression {
         command
             .env("PATH", &self.path)

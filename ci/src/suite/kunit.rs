@@ -17,7 +17,7 @@ use crate::modules::Which;
 use crate::vm::Machine;
 
 /// KUnit is off unless it is asked for, and the kernel has suites of its own.
-const APPEND: [&str; 3] = [
+pub(super) const APPEND: [&str; 3] = [
     "kunit.enable=1",
     "kunit.autorun=1",
     "kunit.filter_glob=mmu_notifier_helpers_*",
@@ -69,7 +69,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 }
 
 /// Every case that there is in the sources in `dir`, with the name of its suite.
-fn sources(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn sources(dir: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries {

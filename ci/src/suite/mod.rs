@@ -8,6 +8,7 @@ mod hmm_tests;
 mod host;
 mod kunit;
 mod leaks;
+mod matrix;
 mod sample;
 mod storm;
 mod tree;
@@ -111,6 +112,13 @@ const SUITES: &[Suite] = &[
         limits: (minutes(25), minutes(25)),
         only_full: false,
         run: tree::run,
+    },
+    Suite {
+        name: "matrix",
+        about: "the crates in a kernel's tree in each way that Kconfig allows, and patch by patch",
+        limits: (minutes(150), minutes(150)),
+        only_full: true,
+        run: matrix::run,
     },
     Suite {
         name: "fresh",

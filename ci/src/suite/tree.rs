@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{ensure, Result};
 use duct::cmd;
 
-use super::Context;
+use super::{Boots, Context};
 use crate::exec;
 use crate::kernel::{Kernel, Kind};
 use crate::report::{Case, Verdict};
@@ -93,6 +93,21 @@ fn script(context: &mut Context<'_>, kernel: &Kernel, name: &str) -> Result<()> 
     Ok(())
 }
 
+/// Boots a kernel for a program that loads modules itself.
+pub(super) fn boot(
+    context: &Context<'_>,
+    kernel: &Kernel,
+    append: &[&str],
+    command: Vec<OsString>,
+) -> Result<Boots> {
+    let machine = Machine {
+        memory: 4096,
+        append: append.iter().copied().map(str::to_owned).collect(),
+        ..exec::plain(kernel)
+    };
+    context.boot_alone(&kernel.name, &machine, command)
+}
+
 /// Boots a kernel and runs kselftests as its tree installed them. Each is one case.
 pub(super) fn kselftests(
     context: &mut Context<'_>,
@@ -100,14 +115,10 @@ pub(super) fn kselftests(
     (programs, modules): (&Path, &Path),
     tests: &[&str],
 ) -> Result<()> {
-    let machine = Machine {
-        memory: 4096,
-        ..exec::plain(kernel)
-    };
     let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
     command.extend([programs.into(), modules.into()]);
     command.extend(tests.iter().map(OsString::from));
-    let boots = context.boot_alone(&kernel.name, &machine, command)?;
+    let boots = boot(context, kernel, &[], command)?;
     let prefix = format!("{}: ", kernel.name);
     let results = context.judge(&prefix, &boots);
     ensure!(
