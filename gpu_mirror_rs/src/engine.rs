@@ -19,6 +19,15 @@ pub(crate) trait Resolve {
     fn backing(&self, pfn: usize) -> Option<(usize, usize)>;
 }
 
+/// The system's memory, which the CPU finds where it is.
+pub(crate) struct System;
+
+impl Resolve for System {
+    fn backing(&self, _pfn: usize) -> Option<(usize, usize)> {
+        None
+    }
+}
+
 /// Moves data between the pages that a page table names and a buffer, or from page to page.
 ///
 /// Those that take a table go from the start of `range` until a page has no entry that permits the
@@ -37,6 +46,7 @@ pub(crate) trait Engine {
     /// From the caller's memory to the pages, likewise.
     fn write_from_user(&self, table: &PageTable<Entry>, range: PageRange, user: UserPtr) -> usize;
 
-    /// From one page to another, or as many as are moved together. Nobody else uses either.
-    fn migrate(&self, memory: &impl Resolve, source: Source, destination: &Destination);
+    /// From one page to another, or as many as are moved together, each with the memory that it is
+    /// in. Nobody else uses either.
+    fn migrate(&self, from: (&impl Resolve, Source), to: (&impl Resolve, &Destination));
 }

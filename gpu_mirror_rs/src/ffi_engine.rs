@@ -19,6 +19,11 @@ use mmu_notifier_helpers::{
 /// The CPU.
 pub(crate) struct CpuEngine;
 
+/// Where the CPU finds what is in a frame, and how many pages from there on are neighbours.
+fn resolve(memory: &impl Resolve, pfn: usize) -> (usize, usize) {
+    memory.backing(pfn).unwrap_or((pfn, usize::MAX))
+}
+
 /// Calls `copy` for each piece of `range`, with its entry, the page of that to begin with, the page
 /// of the range and how many pages, until it says no or an entry is missing. Returns how many pages
 /// were copied.
@@ -96,15 +101,18 @@ impl Engine for CpuEngine {
         })
     }
 
-    fn migrate(&self, memory: &impl Resolve, source: Source, destination: &Destination) {
-        let resolve = |pfn| memory.backing(pfn).unwrap_or((pfn, usize::MAX));
+    fn migrate(
+        &self,
+        (from, source): (&impl Resolve, Source),
+        (to, destination): (&impl Resolve, &Destination),
+    ) {
         let mut done = 0;
         while done < source.pages() {
-            let (dst, mut pages) = resolve(destination.pfn() + done);
+            let (dst, mut pages) = resolve(to, destination.pfn() + done);
             pages = pages.min(source.pages() - done);
             match source.pfn() {
                 Some(first) => {
-                    let (src, neighbours) = resolve(first + done);
+                    let (src, neighbours) = resolve(from, first + done);
                     pages = pages.min(neighbours);
                     // SAFETY: Either is locked, and no CPU uses it, so nobody writes to it; private
                     // memory was resolved. The destination is new, and as large as the source.

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    engine::{Engine, Resolve},
+    engine::{Engine, Resolve, System},
     ffi_engine::CpuEngine,
     memory::{Control, Memory},
     mirror::AddressSpace,
@@ -39,7 +39,7 @@ impl Mover for ToDevice<'_> {
     }
 
     fn copy(&mut self, source: Source, destination: &Destination) {
-        CpuEngine.migrate(self.0, source, destination);
+        CpuEngine.migrate((&System, source), (self.0, destination));
     }
 }
 
@@ -104,7 +104,7 @@ impl<R: Resolve> Mover for ToSystem<'_, R> {
     }
 
     fn copy(&mut self, source: Source, destination: &Destination) {
-        CpuEngine.migrate(self.memory, source, destination);
+        CpuEngine.migrate((self.memory, source), (&System, destination));
     }
 }
 
