@@ -20,6 +20,12 @@ check() {
 	fi
 }
 
+# skip NAME WHY
+skip() {
+	cases=$((cases + 1))
+	echo "ok $cases $1 # SKIP $2"
+}
+
 # refused WHY COMMAND...: whether it fails and says why.
 refused() {
 	why=$1

@@ -1,0 +1,76 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Says what a kernel or this machine lacks for modules in Rust, and what to do about it:
+#
+#   check_kernel.sh configured|rust KDIR
+#
+# "configured" asks for a kernel build directory that has its configuration, which is all that
+# installing modules takes; "rust" for what building them takes. RUSTC and BINDGEN are the tools.
+
+set -eu
+
+supported=7.3
+# Of all that is in rust/, files that every version has: a compiled crate for each step of the way.
+metadata='libcore.rmeta libbindings.rmeta libkernel.rmeta libmacros.so'
+
+what=$1
+kdir=$2
+: "${RUSTC:=rustc}" "${BINDGEN:=bindgen}"
+
+say() { printf '%s\n' "$@" >&2; }
+die() {
+	say "$@"
+	exit 1
+}
+
+[ -d "$kdir" ] || die \
+	"KDIR=$kdir is no directory." \
+	"  Set KDIR to the build directory of the kernel that the modules are for."
+for file in .config Makefile; do
+	[ -r "$kdir/$file" ] || die \
+		"KDIR=$kdir is no configured kernel build directory: it lacks $file." \
+		"  Configure and build the kernel there, or set KDIR to where that has been done."
+done
+[ "$what" = rust ] || exit 0
+
+grep -qx 'CONFIG_RUST=y' "$kdir/.config" || die \
+	"The kernel in KDIR=$kdir has no Rust support: CONFIG_RUST is not set." \
+	"  Build it with CONFIG_RUST=y. If the configuration does not offer that," \
+	"  \"make LLVM=1 rustavailable\" in the kernel's source says which tool is missing."
+
+missing=
+for file in $metadata; do
+	[ -e "$kdir/rust/$file" ] || missing="$missing rust/$file"
+done
+[ -z "$missing" ] || die \
+	"The kernel in KDIR=$kdir lacks the Rust metadata that modules are compiled against:" \
+	" $missing" \
+	"  Debian's linux-headers packages leave it out, and no other package of Debian's has it. Build" \
+	"  the kernel yourself, \"make LLVM=1\" with CONFIG_RUST=y, and set KDIR to its build directory." \
+	"  Who packages a kernel for others keeps rust/*.rmeta and rust/*.so in it."
+
+# Metadata is for the very compiler that wrote it.
+built_by=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$kdir/.config")
+found=$("$RUSTC" --version 2>/dev/null | tr -d '#') || found=
+if [ -z "$found" ]; then
+	die "There is no Rust compiler: \"$RUSTC --version\" does not run." \
+		"  The kernel in KDIR=$kdir was built by ${built_by:-rustc}: install that, or set RUSTC to it."
+fi
+if [ -n "$built_by" ] && [ "$found" != "$built_by" ]; then
+	die "The Rust compiler is not the one that the kernel in KDIR=$kdir was built by:" \
+		"  the kernel's: $built_by" \
+		"  $RUSTC: $found" \
+		"  Set RUSTC to the kernel's, or build the kernel anew with this one."
+fi
+"$BINDGEN" --version >/dev/null 2>&1 || die \
+	"There is no bindgen: \"$BINDGEN --version\" does not run." \
+	"  Install Debian's bindgen, or \"cargo install --locked bindgen-cli\", or set BINDGEN to it."
+
+release=$(cat "$kdir/include/config/kernel.release" 2>/dev/null) || release=unknown
+case $release in
+"$supported" | "$supported".* | "$supported"-*) ;;
+*)
+	say "Warning: the kernel in KDIR=$kdir is $release; $supported is what is supported and tested."
+	;;
+esac
