@@ -25,7 +25,16 @@ pub(crate) fn lint(paths: &Paths) -> Result<i32> {
     let output = paths.mo_dir(&lint)?;
     let rust = tracked(paths, &["*.rs"])?;
     let c = tracked(paths, &["*.c", "*.h"])?;
-    let shell = tracked(paths, &["*.sh", "ci/run", ".ci/run"])?;
+    let shell = tracked(
+        paths,
+        &[
+            "*.sh",
+            "ci/run",
+            ".ci/run",
+            "kbuild/install",
+            "kbuild/series",
+        ],
+    )?;
 
     let mut format = vec![
         "--color=never".to_owned(),

@@ -26,8 +26,9 @@ maintainer() {
 
 # check_tree TREE: refuses what is no kernel source that we know.
 check_tree() {
-	[ -f "$1/Makefile" ] && [ -f "$1/Kbuild" ] && [ -d "$1/rust" ] ||
+	if [ ! -f "$1/Makefile" ] || [ ! -f "$1/Kbuild" ] || [ ! -d "$1/rust" ]; then
 		fail "$1 is no source tree of a kernel with Rust"
+	fi
 	version=$(sed -n 's/^VERSION = //p;s/^PATCHLEVEL = /./p' "$1/Makefile" | head -n 2 | tr -d '\n')
 	case " $supported " in
 	*" $version "*) ;;
@@ -44,7 +45,8 @@ the_steps() {
 
 # Writes the root of a crate without those modules whose files are not beside it.
 without_missing_modules() {
-	awk -v dir="$(dirname -- "$2")" '
+	dir=$(dirname -- "$2")
+	awk -v dir="$dir" '
 		function flush() { if (held != "") print held; held = "" }
 		/^(pub )?mod [a-z_]+;$/ {
 			name = $NF

@@ -100,6 +100,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         signed(context, &modules)?;
         trees::kselftests(context, &kernel, (&tests, &modules), &TESTS)?;
     }
+    for name in ["dkms", "deb"] {
+        trees::script(context, name, &base.build)?;
+    }
     patches(context, &base)
 }
 

@@ -12,6 +12,7 @@ use duct::cmd;
 use super::{Boots, Context};
 use crate::exec;
 use crate::kernel::{Kernel, Kind};
+use crate::progress::note;
 use crate::report::{Case, Verdict};
 use crate::tree::{self, Installed};
 use crate::vm::Machine;
@@ -38,7 +39,15 @@ exec "$tests/run_kselftest.sh" "$@""#;
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let base = context.kernel(Kind::Debug)?;
     for name in ["install", "series"] {
-        script(context, &base, name)?;
+        script(context, name, &base.source)?;
+    }
+    for name in [
+        "check_kernel",
+        "modules",
+        "modules_uninstall",
+        "rust_analyzer",
+    ] {
+        script(context, name, &base.build)?;
     }
 
     let (before, after) = (context.logs.join("before"), context.logs.join("after"));
@@ -73,15 +82,18 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     kselftests(context, &kernel, (&programs.0, &programs.1), &tests)
 }
 
-/// Runs a shell test of `kbuild/`, of which each case must pass.
-fn script(context: &mut Context<'_>, kernel: &Kernel, name: &str) -> Result<()> {
+/// Runs a shell test of `kbuild/` on a kernel's source or build tree.
+pub(super) fn script(context: &mut Context<'_>, name: &str, tree: &Path) -> Result<()> {
+    note(format!("kbuild/tests/{name}.sh"));
     let program = context
         .paths
         .checkout
         .join("kbuild/tests")
         .join(name)
         .with_extension("sh");
-    let output = cmd!(program, &kernel.source)
+    let output = context
+        .tools
+        .command(cmd!(program, tree))
         .stderr_to_stdout()
         .unchecked()
         .read()?;
