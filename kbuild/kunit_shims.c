@@ -71,6 +71,16 @@ bool mnh_kunit_range_blockable(const struct mmu_notifier_range *range)
 	return mmu_notifier_range_blockable(range);
 }
 
+/* In a kernel without modules there is no such function. */
+int mnh_kunit_module_refcount(struct module *module)
+{
+#ifdef CONFIG_MODULES
+	return module_refcount(module);
+#else
+	return 0;
+#endif
+}
+
 bool mnh_kunit_is_asleep(const struct task_struct *task)
 {
 	return READ_ONCE(task->__state) & TASK_UNINTERRUPTIBLE;

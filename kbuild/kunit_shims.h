@@ -10,6 +10,7 @@
 #include <asm/unistd.h>
 #include <linux/mman.h>
 #include <linux/mm_types.h>
+#include <linux/module.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched.h>
 #include <linux/signal.h>
@@ -22,6 +23,7 @@ int mnh_kunit_mm_count(const struct mm_struct *mm);
 struct file *mnh_kunit_shared_file(size_t len);
 void mnh_kunit_unmap_file(struct file *file, size_t offset, size_t len);
 bool mnh_kunit_range_blockable(const struct mmu_notifier_range *range);
+int mnh_kunit_module_refcount(struct module *module);
 bool mnh_kunit_is_asleep(const struct task_struct *task);
 
 #endif /* MMU_NOTIFIER_HELPERS_KUNIT_SHIMS_H */

@@ -52,10 +52,11 @@ pub(crate) fn count(mm: &Mm) -> i32 {
     unsafe { shims::mnh_kunit_mm_count(mm.as_raw()) }
 }
 
-/// How many references there are to this module.
-pub(crate) fn module_references() -> i32 {
+/// How many references there are to this module, if it is one.
+pub(crate) fn module_references() -> Option<i32> {
+    let module = crate::LocalModule::THIS_MODULE.as_ptr();
     // SAFETY: The module's code runs.
-    unsafe { bindings::module_refcount(crate::LocalModule::THIS_MODULE.as_ptr()) }
+    (!module.is_null()).then(|| unsafe { shims::mnh_kunit_module_refcount(module) })
 }
 
 /// Waits for the callbacks of the core and of RCU that are due.
