@@ -28,10 +28,11 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 use mmu_notifier_helpers::{
-    fault::{fatal_signal_pending, Buffer},
+    fault::Buffer,
     mirror::Subscription,
     pages::{Entry, Memory, View},
     range::PageRange,
+    wait::fatal_signal_pending,
 };
 
 /// log2 of the pages of the huge mappings that `SNAPSHOT` tells apart.

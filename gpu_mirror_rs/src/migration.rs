@@ -18,12 +18,13 @@ use crate::{
 };
 use kernel::prelude::*;
 use mmu_notifier_helpers::{
-    fault::{fatal_signal_pending, Buffer},
+    fault::Buffer,
     frames::Order,
     migrate::{Destination, Migrated, Mover, Place, Room, Select, Source},
     mirror::Subscription,
     pages::Entry,
     range::PageRange,
+    wait::fatal_signal_pending,
 };
 
 /// Moves pages to the memory of a device.

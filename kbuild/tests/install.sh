@@ -71,7 +71,7 @@ check "leaves nothing of the older version" same "$work/installed"
 refusal "a kernel that it does not know" "supported" "sed -i 's/^PATCHLEVEL = .*/PATCHLEVEL = 1/' Makefile"
 refusal "what is no kernel" "no source tree" "rm Kbuild"
 refusal "a tree without the line that the hook follows" "rust/Makefile" \
-	"sed -i '/exports.o/d' rust/Makefile"
+	"sed -i '/rustdoc-kernel rustdoc-pin_init/d' rust/Makefile"
 refusal "a tree without a file to hook into" "mm/Kconfig" "rm mm/Kconfig"
 refusal "a tree with somebody else's file in the way" "same names" \
 	"mkdir -p rust/mmu_notifier_helpers && echo mine >rust/mmu_notifier_helpers/shims.c"

@@ -19,14 +19,14 @@
 
 use crate::{
     bindings,
-    fault::{self, fatal_signal_pending, Access, Buffer, Request, DEFAULT_TIMEOUT},
-    migrate::LockedFolio,
+    fault::{self, Access, Buffer, Request, DEFAULT_TIMEOUT},
+    migrate::{self, LockedFolio},
     mirror::{sealed::Passive, Mirror, Subscription},
     mmap::MmapReadKillable,
     notifier::{Attachment, PerMmMirror},
-    pages::{self, EXCLUSIVE},
+    pages::EXCLUSIVE,
     range::PageRange,
-    wait::Deadline,
+    wait::{fatal_signal_pending, Deadline},
 };
 use kernel::{error::to_result, mm::MmWithUser, prelude::*};
 
@@ -88,7 +88,7 @@ impl<T: PerMmMirror> Attachment<T> {
                     if pfn < 0 {
                         to_result(pfn as c_int)?;
                     }
-                    entries.fill(pages::entry(pfn as usize, 0, true) | EXCLUSIVE);
+                    entries.fill(migrate::entry(pfn as usize, 0, true) | EXCLUSIVE);
                     // SAFETY: The function returned with the folio locked and a reference to it.
                     Ok(Some(unsafe { LockedFolio::new(first_pfn) }))
                 },

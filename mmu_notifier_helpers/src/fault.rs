@@ -23,7 +23,7 @@ use crate::{
     range::{Owner, PageRange},
     retry::{self, Attempt, Patience},
     trace,
-    wait::Deadline,
+    wait::{fatal_signal_pending, Deadline},
 };
 use kernel::{
     alloc::Flags, error::to_result, mm::MmWithUser, page::PAGE_SHIFT, prelude::*, time::Delta,
@@ -64,14 +64,6 @@ pub enum Locking {
     /// Until a handler wants to drop it; the range is read again then.
     /// `hmm_range_fault_unlocked_timeout()` in C.
     Droppable,
-}
-
-/// Whether the current task is being killed, so that long work should end with `EINTR`.
-///
-/// C: `fatal_signal_pending(current)`.
-pub fn fatal_signal_pending() -> bool {
-    // SAFETY: Looks at the current task only.
-    unsafe { bindings::mnh_fatal_signal_pending() }
 }
 
 /// What is wanted of which pages.

@@ -512,15 +512,21 @@ impl Moved<'_> {
             }
             let (pfn, writable) = (dst >> SHIFT, src & WRITE != 0);
             if dst & COMPOUND == 0 {
-                entries[i] = pages::entry(pfn, 0, writable);
+                entries[i] = entry(pfn, 0, writable);
                 continue;
             }
             let huge = entries[i..].iter_mut().take(HUGE_PAGES);
-            for (page, entry) in huge.enumerate() {
-                *entry = pages::entry(pfn + page, HUGE_ORDER, writable);
+            for (page, one) in huge.enumerate() {
+                *one = entry(pfn + page, HUGE_ORDER, writable);
             }
         }
     }
+}
+
+/// An entry as hmm would write it.
+pub(crate) const fn entry(pfn: usize, order: u32, writable: bool) -> usize {
+    let write = if writable { pages::WRITE } else { 0 };
+    pfn | pages::VALID | (order as usize) << pages::ORDER_SHIFT | write
 }
 
 /// The entry for page `index`, or the one of 2 MiB that it is part of.
@@ -642,6 +648,16 @@ pub(crate) unsafe fn evict(first: usize, room: &mut Room, mover: &mut impl Mover
     unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
     // SAFETY: As above.
     unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+}
+
+impl MmapReadKillable<'_> {
+    /// The VMA at the address `addr`.
+    fn vma(&self, addr: usize) -> Option<&VmaRef> {
+        // SAFETY: The lock is held, by the type invariant.
+        let vma = unsafe { kernel::bindings::vma_lookup(self.mm.as_raw(), addr) };
+        // SAFETY: It is valid for as long as the lock is held, and so borrowed; and `mm` has users.
+        (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
+    }
 }
 
 /// All but the end of a migration.

@@ -3,13 +3,7 @@
 //! The mmap lock, taken so that a task which is being killed does not wait for it.
 
 use crate::{bindings as extra, range::PageRange};
-use kernel::{
-    bindings,
-    error::to_result,
-    mm::{virt::VmaRef, MmWithUser},
-    prelude::*,
-    types::NotThreadSafe,
-};
+use kernel::{bindings, error::to_result, mm::MmWithUser, prelude::*, types::NotThreadSafe};
 
 /// The mmap lock of an address space that has not been given up, held for reading.
 ///
@@ -17,7 +11,7 @@ use kernel::{
 ///
 /// Owns the lock.
 pub(crate) struct MmapReadKillable<'a> {
-    mm: &'a MmWithUser,
+    pub(crate) mm: &'a MmWithUser,
     // The lock is released by the task that took it.
     _nts: NotThreadSafe,
 }
@@ -39,14 +33,6 @@ impl<'a> MmapReadKillable<'a> {
         };
         check_stable(mm)?;
         Ok(guard)
-    }
-
-    /// The VMA at the address `addr`.
-    pub(crate) fn vma(&self, addr: usize) -> Option<&VmaRef> {
-        // SAFETY: The lock is held, by the type invariant.
-        let vma = unsafe { bindings::vma_lookup(self.mm.as_raw(), addr) };
-        // SAFETY: It is valid for as long as the lock is held, and so borrowed; and `mm` has users.
-        (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
     }
 }
 

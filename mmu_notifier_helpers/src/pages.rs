@@ -25,7 +25,7 @@ pub(crate) const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 pub(crate) const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
 pub(crate) const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
 pub(crate) const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
-const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
+pub(crate) const ORDER_SHIFT: u32 = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as u32;
 const ORDER_MASK: usize = 0x1f;
 /// That the CPU cannot reach the page while the device may: [`Entry::exclusive`]. Not of hmm's, and
 /// higher than the number of any frame, as physical addresses have 52 bits at most.
@@ -36,11 +36,6 @@ pub(crate) const EXCLUSIVE: usize = 1 << 52;
 pub const HUGE_ORDER: u32 = 9;
 /// The pages of such a page.
 pub const HUGE_PAGES: usize = 1 << HUGE_ORDER;
-
-/// An entry as hmm writes it, for pages that are known by other means.
-pub(crate) const fn entry(pfn: usize, order: u32, writable: bool) -> usize {
-    pfn | VALID | (order as usize) << ORDER_SHIFT | if writable { WRITE } else { 0 }
-}
 
 /// log2 of the pages that are mapped together with that of the entry.
 #[inline]

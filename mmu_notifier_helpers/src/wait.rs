@@ -8,11 +8,11 @@
 #[cfg(not(CONFIG_RUST))]
 pub use host::{Deadline, WaitQueue};
 #[cfg(CONFIG_RUST)]
-pub use in_kernel::{Deadline, WaitQueue};
+pub use in_kernel::{fatal_signal_pending, Deadline, WaitQueue};
 
 #[cfg(CONFIG_RUST)]
 mod in_kernel {
-    use crate::fault::fatal_signal_pending;
+    use crate::bindings as extra;
     use core::marker::PhantomPinned;
     use kernel::{
         bindings,
@@ -24,6 +24,14 @@ mod in_kernel {
         time::{Delta, Instant, Monotonic},
         types::Opaque,
     };
+
+    /// Whether the current task is being killed, so that long work should end with `EINTR`.
+    ///
+    /// C: `fatal_signal_pending(current)`.
+    pub fn fatal_signal_pending() -> bool {
+        // SAFETY: Looks at the current task only.
+        unsafe { extra::mnh_fatal_signal_pending() }
+    }
 
     /// Until when somebody is willing to wait.
     #[derive(Clone)]
