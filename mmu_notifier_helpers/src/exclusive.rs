@@ -32,7 +32,7 @@ use kernel::{error::to_result, mm::MmWithUser, prelude::*};
 
 impl<T: PerMmMirror> Attachment<T> {
     /// Takes the page at `addr` for the device alone, and lets the shadow take in an
-    /// [exclusive](pages::Entry::exclusive) entry for it, which is writable.
+    /// [exclusive](crate::pages::Entry::exclusive) entry for it, which is writable.
     ///
     /// The page is faulted in for writing before. It is an ordinary one again after the next
     /// invalidation.
