@@ -516,7 +516,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, tree, matrix, fresh"
         );
     }
 
