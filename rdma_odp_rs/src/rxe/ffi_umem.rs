@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The core's regions (`include/rdma/ib_umem_odp.h`): their pages, and what the core calls when
+//! they go away.
+
+use super::{
+    advice::Fault,
+    atomic::WORD,
+    bindings as c,
+    implicit::State,
+    transfer::{Access, Paged, Pages},
+    window::{Piece, Span, Window, PAGE_SHIFT, PAGE_SIZE},
+};
+use core::{mem::offset_of, ops::Deref, ptr::NonNull};
+use kernel::{
+    bindings,
+    error::{from_err_ptr, to_result},
+    ffi::{c_int, c_ulong, c_void},
+    mm::Mm,
+    prelude::*,
+    sync::{aref::ARef, atomic::Atomic},
+    types::Opaque,
+};
+
+const VALID: c_ulong = c::hmm_pfn_flags_HMM_PFN_VALID as c_ulong;
+const WRITE: c_ulong = c::hmm_pfn_flags_HMM_PFN_WRITE as c_ulong;
+
+/// What the core needs to know of where a region's callbacks are, as C declares it.
+#[no_mangle]
+static rxe_mn_ops: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+    invalidate: Some(invalidate),
+    invalidate_start: None,
+    invalidate_finish: None,
+};
+
+/// The same for children of implicit regions.
+static CHILD_OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+    invalidate: Some(invalidate_child),
+    invalidate_start: None,
+    invalidate_finish: None,
+};
+
+/// A region with pages.
+///
+/// # Invariants
+///
+/// It is one of this driver that the core has made with a range and a page list, which has an
+/// entry for each page of the range; its pages have the size of the kernel's.
+#[repr(transparent)]
+pub(super) struct Umem(Opaque<c::ib_umem_odp>);
+
+// SAFETY: The core lets it be released by any task.
+unsafe impl Send for Umem {}
+// SAFETY: What changes in it is protected by its mutex.
+unsafe impl Sync for Umem {}
+
+impl Umem {
+    /// # Safety
+    ///
+    /// The region is as the invariants say and is not released during `'a`.
+    #[inline]
+    pub(super) unsafe fn from_raw<'a>(raw: *const c::ib_umem_odp) -> &'a Self {
+        // SAFETY: The caller promises that it is there; the type is transparent.
+        unsafe { &*raw.cast() }
+    }
+
+    /// What its process registered, if the peer counts from `iova`.
+    #[inline]
+    pub(super) fn window(&self, iova: u64) -> Option<Window> {
+        let raw = self.0.get();
+        // SAFETY: By the type invariants it is there; these fields do not change.
+        let (address, length) = unsafe { ((*raw).umem.address, (*raw).umem.length) };
+        Window::new(iova, address as u64, length as u64)
+    }
+
+    /// Whether it was registered for writing.
+    #[inline]
+    pub(super) fn writable(&self) -> bool {
+        // SAFETY: By the type invariants it is there; the flags do not change.
+        unsafe { (*self.0.get()).umem.writable() != 0 }
+    }
+
+    fn try_lock(&self) -> Option<Locked<'_>> {
+        // SAFETY: By the type invariants the mutex is there and initialized.
+        let taken = unsafe { bindings::mutex_trylock(&raw mut (*self.0.get()).umem_mutex) };
+        // SAFETY: It was taken.
+        (taken != 0).then(|| unsafe { self.locked() })
+    }
+
+    /// # Safety
+    ///
+    /// The caller has the mutex, and gives it away.
+    #[inline]
+    unsafe fn locked(&self) -> Locked<'_> {
+        let raw = self.0.get();
+        // SAFETY: By the type invariants it is there; these fields do not change.
+        let (start, last, entries) = unsafe {
+            let range = &(*raw).notifier.interval_tree;
+            (range.start, range.last, (*raw).map.pfn_list)
+        };
+        // INVARIANT: The list has an entry for each page from the first to the last one.
+        Locked {
+            umem: self,
+            base: start as u64,
+            entries,
+            pages: ((last - start) >> PAGE_SHIFT) as usize + 1,
+        }
+    }
+
+    /// The callbacks of a child tell this.
+    pub(super) fn set_private(&self, state: *const State) {
+        let _locked = self.lock();
+        // SAFETY: By the type invariants it is there. Callbacks read the field under the mutex.
+        unsafe { (*self.0.get()).private = state.cast_mut().cast() };
+    }
+}
+
+impl Paged for Umem {
+    type Locked<'a> = Locked<'a>;
+
+    #[inline]
+    fn lock(&self) -> Locked<'_> {
+        // SAFETY: By the type invariants the mutex is there and initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*self.0.get()).umem_mutex) };
+        // SAFETY: It was taken.
+        unsafe { self.locked() }
+    }
+
+    fn fault(&self, span: Span, fault: Fault) -> Result<Locked<'_>> {
+        let (access, fault) = match fault {
+            Fault::In(Access::Read) => (0, true),
+            Fault::In(Access::Write) => (WRITE as u64, true),
+            Fault::Snapshot => (0, false),
+        };
+        // SAFETY: By the type invariants it has pages; the core checks the range.
+        to_result(unsafe {
+            c::ib_umem_odp_map_dma_and_lock(
+                self.0.get(),
+                span.start(),
+                span.length(),
+                access,
+                fault,
+            )
+        })?;
+        // SAFETY: The core returns with the mutex taken, unless it returns an error.
+        Ok(unsafe { self.locked() })
+    }
+}
+
+/// A region whose pages cannot go away.
+///
+/// # Invariants
+///
+/// The region's mutex is taken. `entries` is its page list, of `pages` entries, the first of which
+/// is of the page at `base`. An entry that is valid names a page that is mapped in the process:
+/// before that ends, the core has the entry cleared, under the mutex.
+pub(super) struct Locked<'a> {
+    umem: &'a Umem,
+    base: u64,
+    entries: *mut c_ulong,
+    pages: usize,
+}
+
+impl Locked<'_> {
+    /// The entry of a page, if it has all of the flags, and the piece is in the page.
+    #[inline]
+    fn entry(&self, piece: Piece, flags: c_ulong) -> Option<c_ulong> {
+        if piece.index >= self.pages || piece.length > PAGE_SIZE as usize - piece.offset {
+            return None;
+        }
+        // SAFETY: By the type invariants the list has this entry. In C the core has it written
+        // without the mutex, thus volatile.
+        let entry = unsafe { self.entries.add(piece.index).read_volatile() };
+        (entry & flags == flags).then_some(entry)
+    }
+
+    /// Whether none of its pages is there.
+    pub(super) fn is_empty(&self) -> bool {
+        // SAFETY: By the type invariants the list has these entries.
+        (0..self.pages).all(|i| unsafe { self.entries.add(i).read_volatile() } & VALID == 0)
+    }
+
+    /// Lets an atomic operation at the word, which must be aligned, and which nobody else operates
+    /// on atomically meanwhile. The operation says whether it has changed it.
+    ///
+    /// Returns the size of the word, or 0 if the page is not there or not to be written to.
+    pub(super) fn word(&mut self, span: Span, operation: impl FnOnce(&Atomic<u64>) -> bool) -> u64 {
+        let Some(piece) = span.pieces(self.base).and_then(|mut pieces| pieces.next()) else {
+            return 0;
+        };
+        let aligned = span.is_aligned(WORD) && piece.length as u64 == WORD;
+        let Some(entry) = self.entry(piece, VALID | WRITE).filter(|_| aligned) else {
+            return 0;
+        };
+        // SAFETY: By the type invariants the entry names a page, and the word is in it.
+        let word = unsafe { c::rxe_rs_word_lock(entry, piece.offset) };
+        // SAFETY: The shim has mapped the word, which is aligned. Programs write to it as they
+        // like, but the kernel only by atomic accesses such as these, or by copying, which is as
+        // racy as a device is.
+        let changed = operation(unsafe { Atomic::from_ptr(word) });
+        // SAFETY: They were locked above.
+        unsafe { c::rxe_rs_word_unlock(entry, word, changed) };
+        WORD
+    }
+
+    /// Writes the caches of the span back, as long as there are pages. Returns how many bytes that
+    /// was.
+    pub(super) fn flush(&self, span: Span) -> u64 {
+        let mut done = 0;
+        for piece in span.pieces(self.base).into_iter().flatten() {
+            let Some(entry) = self.entry(piece, VALID) else {
+                break;
+            };
+            // SAFETY: By the type invariants the entry names a page, and the piece is in it.
+            unsafe { c::rxe_rs_flush_page(entry, piece.offset, piece.length) };
+            done += piece.length as u64;
+        }
+        done
+    }
+
+    /// Forgets the pages that are being invalidated.
+    ///
+    /// # Safety
+    ///
+    /// From the callback of the region, with what it was given.
+    unsafe fn invalidate(&mut self, range: &bindings::mmu_notifier_range, seq: c_ulong) {
+        let raw = self.umem.0.get();
+        // SAFETY: The caller promises that this is the callback of this region, and by the type
+        // invariants the mutex is taken.
+        unsafe {
+            c::rxe_rs_interval_set_seq(&raw mut (*raw).notifier, seq);
+            c::ib_umem_odp_unmap_dma_pages(
+                raw,
+                (range.start as u64).max(self.base),
+                (range.end as u64).min(self.end()),
+            );
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.base + ((self.pages as u64) << PAGE_SHIFT)
+    }
+}
+
+impl Pages for Locked<'_> {
+    #[inline]
+    fn base(&self) -> u64 {
+        self.base
+    }
+
+    #[cold]
+    fn unknown(&self, span: Span) -> Option<Span> {
+        let around = span.around(self.base, self.end())?;
+        let mut pieces = around.pieces(self.base)?;
+        pieces
+            .all(|piece| self.entry(piece, VALID).is_none())
+            .then_some(around)
+    }
+
+    #[inline]
+    fn read(&self, piece: Piece, to: &mut [u8]) -> bool {
+        let Some(entry) = self
+            .entry(piece, VALID)
+            .filter(|_| piece.length == to.len())
+        else {
+            return false;
+        };
+        // SAFETY: By the type invariants the entry names a page; the piece is in it, and as long
+        // as the buffer.
+        unsafe {
+            c::rxe_rs_read_page(entry, piece.offset, to.as_mut_ptr().cast(), to.len());
+        }
+        true
+    }
+
+    #[inline]
+    fn write(&mut self, piece: Piece, from: &[u8]) -> bool {
+        let Some(entry) = self
+            .entry(piece, VALID | WRITE)
+            .filter(|_| piece.length == from.len())
+        else {
+            return false;
+        };
+        // SAFETY: As for `read`, and the process may write to the page.
+        unsafe {
+            c::rxe_rs_write_page(entry, piece.offset, from.as_ptr().cast(), from.len());
+        }
+        true
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is taken.
+        unsafe { bindings::mutex_unlock(&raw mut (*self.umem.0.get()).umem_mutex) };
+    }
+}
+
+/// The callback of a region.
+///
+/// # Safety
+///
+/// For the core to call, for a notifier of a region with pages.
+unsafe extern "C" fn invalidate(
+    notifier: *mut bindings::mmu_interval_notifier,
+    range: *const bindings::mmu_notifier_range,
+    seq: c_ulong,
+) -> bool {
+    // SAFETY: The core calls it with a notifier of a region that it does not release meanwhile,
+    // and with a range.
+    unsafe { invalidate_with(notifier, range, seq, |_, _| {}) }
+}
+
+/// The callback of a child, which is given back if its memory was unmapped.
+///
+/// # Safety
+///
+/// As for [`invalidate`].
+unsafe extern "C" fn invalidate_child(
+    notifier: *mut bindings::mmu_interval_notifier,
+    range: *const bindings::mmu_notifier_range,
+    seq: c_ulong,
+) -> bool {
+    let after = |locked: &Locked<'_>, range: &bindings::mmu_notifier_range| {
+        let unmapped = range.event == bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP
+            || range.event == bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE;
+        let whole = range.start as u64 <= locked.base && range.end as u64 >= locked.end();
+        if !unmapped || !whole && !locked.is_empty() {
+            return;
+        }
+        // SAFETY: By the type invariants of `Locked` the region is there, and its mutex taken,
+        // under which the field changes.
+        let state = unsafe { (*locked.umem.0.get()).private }.cast::<State>();
+        // SAFETY: It is null, or of a child, which keeps it until its region is released, and that
+        // waits for this callback.
+        if let Some(state) = unsafe { state.as_ref() } {
+            state.give_back();
+        }
+    };
+    // SAFETY: As in `invalidate`.
+    unsafe { invalidate_with(notifier, range, seq, after) }
+}
+
+/// # Safety
+///
+/// As for [`invalidate`].
+unsafe fn invalidate_with(
+    notifier: *mut bindings::mmu_interval_notifier,
+    range: *const bindings::mmu_notifier_range,
+    seq: c_ulong,
+    after: impl FnOnce(&Locked<'_>, &bindings::mmu_notifier_range),
+) -> bool {
+    // SAFETY: The notifier is the field of a region, which the core does not release meanwhile.
+    let umem = unsafe {
+        Umem::from_raw(
+            notifier
+                .byte_sub(offset_of!(c::ib_umem_odp, notifier))
+                .cast(),
+        )
+    };
+    // SAFETY: The core's range does not change during the call.
+    let range = unsafe { &*range };
+    // SAFETY: As above.
+    let locked = match unsafe { c::rxe_rs_range_blockable(range) } {
+        true => Some(umem.lock()),
+        // Often it is free, and the OOM reaper gets on.
+        false => umem.try_lock(),
+    };
+    let Some(mut locked) = locked else {
+        return false;
+    };
+    // SAFETY: This is the region's callback.
+    unsafe { locked.invalidate(range, seq) };
+    after(&locked, range);
+    true
+}
+
+/// A region of ours, which is released when it is dropped.
+pub(super) struct OwnedUmem(NonNull<c::ib_umem_odp>);
+
+// SAFETY: As for `Umem`.
+unsafe impl Send for OwnedUmem {}
+// SAFETY: As for `Umem`.
+unsafe impl Sync for OwnedUmem {}
+
+impl OwnedUmem {
+    /// A region of the current process.
+    ///
+    /// # Errors
+    ///
+    /// Those of the core; [`EOPNOTSUPP`] for huge pages of the region's own.
+    ///
+    /// # Safety
+    ///
+    /// The device is there until the region is released.
+    pub(super) unsafe fn get(
+        device: *mut c::ib_device,
+        start: u64,
+        length: u64,
+        access: c_int,
+    ) -> Result<Self> {
+        // SAFETY: The caller promises that the device is there; the operations are static.
+        let raw = from_err_ptr(unsafe {
+            c::ib_umem_odp_get(
+                device,
+                start as c_ulong,
+                length as usize,
+                access,
+                &rxe_mn_ops,
+            )
+        })?;
+        let umem = Self(NonNull::new(raw).ok_or(ENOMEM)?);
+        // SAFETY: It is there.
+        match unsafe { (*raw).page_shift } {
+            // INVARIANT: of `Umem`, by what the core says of regions that it has made.
+            PAGE_SHIFT => Ok(umem),
+            _ => Err(EOPNOTSUPP),
+        }
+    }
+
+    /// The region as C has it, which must release it.
+    pub(super) fn into_raw(self) -> *mut c::ib_umem_odp {
+        core::mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl Deref for OwnedUmem {
+    type Target = Umem;
+
+    #[inline]
+    fn deref(&self) -> &Umem {
+        // SAFETY: It is released by `drop` only. `get` and `Root::child` make it as the invariants
+        // of `Umem` say.
+        unsafe { Umem::from_raw(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for OwnedUmem {
+    fn drop(&mut self) {
+        // SAFETY: It is ours, and nobody can have a reference any more.
+        unsafe { c::ib_umem_odp_release(self.0.as_ptr()) };
+    }
+}
+
+/// The anchor of an implicit region: it has no pages, and says whose they are.
+///
+/// # Invariants
+///
+/// The core has made it as such, and the mm of its process has not been freed.
+pub(super) struct Root {
+    raw: NonNull<c::ib_umem_odp>,
+    /// The core does not keep the mm for the anchor's sake.
+    _mm: ARef<Mm>,
+}
+
+// SAFETY: Nothing of it changes.
+unsafe impl Send for Root {}
+// SAFETY: Nothing of it changes.
+unsafe impl Sync for Root {}
+
+impl Root {
+    /// One for the current process.
+    ///
+    /// # Errors
+    ///
+    /// Those of the core.
+    ///
+    /// # Safety
+    ///
+    /// The device is there until the anchor and all of its children are released. The caller has
+    /// the anchor released after the `Root` was dropped, by what [`as_raw`](Self::as_raw) says.
+    pub(super) unsafe fn new(device: *mut c::ib_device, access: c_int) -> Result<Self> {
+        // SAFETY: The caller promises that the device is there.
+        let raw = from_err_ptr(unsafe { c::ib_umem_odp_alloc_implicit(device, access) })?;
+        let raw = NonNull::new(raw).ok_or(ENOMEM)?;
+        // SAFETY: It is there. The mm is that of the current process, which runs on it.
+        let mm = unsafe { Mm::from_raw((*raw.as_ptr()).umem.owning_mm) };
+        // INVARIANT: The reference keeps the mm.
+        Ok(Self {
+            raw,
+            _mm: ARef::from(mm),
+        })
+    }
+
+    pub(super) fn as_raw(&self) -> *mut c::ib_umem_odp {
+        self.raw.as_ptr()
+    }
+
+    /// Whether it was registered for writing.
+    pub(super) fn writable(&self) -> bool {
+        // SAFETY: By the type invariants it is there; the flags do not change.
+        unsafe { (*self.raw.as_ptr()).umem.writable() != 0 }
+    }
+
+    /// A region of the span, with pages.
+    ///
+    /// # Errors
+    ///
+    /// Those of the core; [`EFAULT`] if the process has no memory any more.
+    pub(super) fn child(&self, span: Span) -> Result<OwnedUmem> {
+        // SAFETY: By the type invariants it is an anchor, and the mm may be asked whether it is
+        // used. The operations are static.
+        let raw = from_err_ptr(unsafe {
+            c::ib_umem_odp_alloc_child(
+                self.raw.as_ptr(),
+                span.start() as c_ulong,
+                span.length() as usize,
+                &CHILD_OPS,
+            )
+        })?;
+        // INVARIANT: of `Umem`, by what the core says of children.
+        Ok(OwnedUmem(NonNull::new(raw).ok_or(ENOMEM)?))
+    }
+}
+
+/// What C calls an anchor's own, for us a reference to the implicit region.
+///
+/// # Safety
+///
+/// The anchor is there, and nobody else uses the field meanwhile.
+pub(super) unsafe fn set_anchored(raw: *mut c::ib_umem_odp, region: *const c_void) {
+    // SAFETY: By what the caller promises.
+    unsafe { (*raw).private = region.cast_mut() };
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Where a transfer lies: from the addresses of the wire to pages.
+//!
+//! A region is registered with two addresses. The peer names bytes by *iova*; the process that
+//! owns the memory knows them by *virtual address*. They differ by a constant that need not be
+//! zero, so an iova says nothing of the page until it went through [`Window::locate`], and that is
+//! the only way to a [`Span`].
+
+/// The number of bits of an address that are within a page.
+pub const PAGE_SHIFT: u32 = 12;
+/// The size of a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// How much is faulted in one go, and how much a child of an implicit region covers.
+///
+/// A page list of this many bytes fills a page itself.
+pub const CHUNK_SIZE: u64 = 1 << CHUNK_SHIFT;
+const CHUNK_SHIFT: u32 = 21;
+/// How much is looked at around a page of which nothing is known.
+const AROUND_SIZE: u64 = 64 << PAGE_SHIFT;
+
+/// What a region covers, by both of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    iova: u64,
+    address: u64,
+    length: u64,
+}
+
+impl Window {
+    /// The whole address space, each byte by its own address.
+    pub const ALL: Self = Self {
+        iova: 0,
+        address: 0,
+        length: u64::MAX,
+    };
+
+    /// `length` bytes at the virtual address, which the peer knows as `iova` and so on.
+    ///
+    /// `None` if either runs over the end of what 64 bits can say.
+    pub fn new(iova: u64, address: u64, length: u64) -> Option<Self> {
+        iova.checked_add(length)?;
+        address.checked_add(length)?;
+        Some(Self {
+            iova,
+            address,
+            length,
+        })
+    }
+
+    /// Where the bytes are that the peer means, if all of them are inside.
+    ///
+    /// Whatever the peer says, nothing overflows. No bytes at the very end are inside.
+    #[inline]
+    pub fn locate(&self, iova: u64, length: u64) -> Option<Span> {
+        let offset = iova.checked_sub(self.iova)?;
+        let room = self.length.checked_sub(offset)?;
+        (length <= room).then(|| Span {
+            // No more than the end of the window, which `new` has checked.
+            start: self.address + offset,
+            length,
+        })
+    }
+}
+
+/// Bytes of an address space, by virtual address.
+///
+/// # Invariants
+///
+/// `start + length` does not overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u64,
+    length: u64,
+}
+
+impl Span {
+    /// Where it starts.
+    #[inline]
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// How many bytes it has.
+    #[inline]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The first byte behind it.
+    #[inline]
+    pub fn end(&self) -> u64 {
+        self.start + self.length
+    }
+
+    /// Whether it starts at a multiple of the power of two.
+    #[inline]
+    pub fn is_aligned(&self, to: u64) -> bool {
+        self.start & (to - 1) == 0
+    }
+
+    /// Which chunk of the address space it starts in.
+    #[inline]
+    pub fn chunk(&self) -> u64 {
+        self.start >> CHUNK_SHIFT
+    }
+
+    /// All of a chunk, by its number; `None` if the address space has no such chunk.
+    pub fn of_chunk(chunk: u64) -> Option<Self> {
+        let start = chunk.checked_mul(CHUNK_SIZE)?;
+        start.checked_add(CHUNK_SIZE)?;
+        Some(Self {
+            start,
+            length: CHUNK_SIZE,
+        })
+    }
+
+    /// The pages around the one that it starts in, of those from `base` to `end`; `None` if it is
+    /// in all of them itself.
+    pub fn around(&self, base: u64, end: u64) -> Option<Self> {
+        let first = self.start & !(AROUND_SIZE - 1);
+        let start = first.max(base);
+        let end = first.saturating_add(AROUND_SIZE).min(end);
+        let length = end.checked_sub(start)?;
+        let page = self.start & !(PAGE_SIZE - 1);
+        (start < page || end.saturating_sub(PAGE_SIZE) >= self.end())
+            .then_some(Self { start, length })
+    }
+
+    /// Its parts, none of which reaches from one chunk into the next.
+    #[inline]
+    pub fn chunks(&self) -> Chunks {
+        Chunks(*self)
+    }
+
+    /// Its parts, none of which reaches from one page into the next. They are counted from the
+    /// page at `base`, where the page list of the region starts.
+    ///
+    /// `None` if it starts before that.
+    #[inline]
+    pub fn pieces(&self, base: u64) -> Option<Pieces> {
+        debug_assert!(base & (PAGE_SIZE - 1) == 0);
+        let offset = self.start.checked_sub(base)?;
+        Some(Pieces {
+            index: (offset >> PAGE_SHIFT) as usize,
+            offset: (offset & (PAGE_SIZE - 1)) as usize,
+            left: self.length as usize,
+        })
+    }
+
+    /// Takes away as many bytes from its start, at most all.
+    #[inline]
+    pub fn skip(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.length);
+        self.start += bytes;
+        self.length -= bytes;
+    }
+
+    /// Takes away what is before the next multiple of the power of two.
+    #[inline]
+    fn take_to(&mut self, multiple: u64) -> Option<Self> {
+        if self.length == 0 {
+            return None;
+        }
+        let room = multiple - (self.start & (multiple - 1));
+        let taken = Self {
+            start: self.start,
+            length: self.length.min(room),
+        };
+        self.skip(taken.length);
+        Some(taken)
+    }
+}
+
+/// See [`Span::chunks`].
+#[derive(Clone, Debug)]
+pub struct Chunks(Span);
+
+impl Iterator for Chunks {
+    type Item = Span;
+
+    #[inline]
+    fn next(&mut self) -> Option<Span> {
+        self.0.take_to(CHUNK_SIZE)
+    }
+}
+
+/// Bytes within one page of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Which page, counted from the first of the region.
+    pub index: usize,
+    /// Where they start in it.
+    pub offset: usize,
+    /// How many there are.
+    pub length: usize,
+}
+
+/// See [`Span::pieces`].
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    index: usize,
+    offset: usize,
+    left: usize,
+}
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    #[inline]
+    fn next(&mut self) -> Option<Piece> {
+        if self.left == 0 {
+            return None;
+        }
+        let piece = Piece {
+            index: self.index,
+            offset: self.offset,
+            length: self.left.min(PAGE_SIZE as usize - self.offset),
+        };
+        self.index += 1;
+        self.offset = 0;
+        self.left -= piece.length;
+        Some(piece)
+    }
+}
+
+#[cfg(all(test, not(CONFIG_RUST)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn span(start: u64, length: u64) -> Span {
+        Window::ALL.locate(start, length).unwrap()
+    }
+
+    #[test]
+    fn iova_need_not_be_the_address() {
+        let window = Window::new(0x10_0123, 0x7f00_0000_0123, 0x5000).unwrap();
+        let found = window.locate(0x10_1123, 8).unwrap();
+        assert_eq!(found.start(), 0x7f00_0000_1123);
+        // The address itself means nothing to the peer.
+        assert_eq!(window.locate(0x7f00_0000_0123, 8), None);
+    }
+
+    #[test]
+    fn the_last_byte_is_inside_and_the_next_is_not() {
+        let window = Window::new(0x1000, 0x7000, 0x100).unwrap();
+        assert!(window.locate(0x10ff, 1).is_some());
+        assert_eq!(window.locate(0x10ff, 2), None);
+        assert_eq!(window.locate(0x1100, 1), None);
+        assert_eq!(window.locate(0xfff, 1), None);
+        assert!(window.locate(0x1000, 0x100).is_some());
+        assert_eq!(window.locate(0x1000, 0x101), None);
+        assert!(window.locate(0x1100, 0).is_some());
+    }
+
+    #[test]
+    fn no_window_runs_over_the_end() {
+        assert_eq!(Window::new(u64::MAX, 0, 2), None);
+        assert_eq!(Window::new(0, u64::MAX, 2), None);
+        assert!(Window::new(u64::MAX - 1, 0, 1).is_some());
+    }
+
+    #[test]
+    fn the_last_chunk_cannot_be_whole() {
+        let last = u64::MAX / CHUNK_SIZE;
+        assert_eq!(Span::of_chunk(last), None);
+        assert_eq!(Span::of_chunk(last + 1), None);
+        assert_eq!(Span::of_chunk(last - 1).unwrap().end(), last * CHUNK_SIZE);
+    }
+
+    #[test]
+    fn around_is_aligned_and_inside() {
+        let page = |n: u64| n * PAGE_SIZE;
+        let found = span(page(70) + 5, 1).around(page(3), page(1000)).unwrap();
+        assert_eq!((found.start(), found.end()), (page(64), page(128)));
+        let found = span(page(70), 1).around(page(69), page(72)).unwrap();
+        assert_eq!((found.start(), found.end()), (page(69), page(72)));
+        // Nothing but what is asked for.
+        assert_eq!(span(page(70) + 5, 1).around(page(70), page(71)), None);
+        assert_eq!(span(page(64), 64 * PAGE_SIZE).around(0, page(1000)), None);
+        assert_eq!(span(page(2), 1).around(page(70), page(71)), None);
+        let last = span(u64::MAX - 1, 1).around(u64::MAX - page(2) + 1, u64::MAX);
+        assert_eq!(last.map(|s| s.start()), Some(u64::MAX - page(2) + 1));
+    }
+
+    #[test]
+    fn nothing_has_no_parts() {
+        assert_eq!(span(0x1234, 0).chunks().next(), None);
+        assert_eq!(span(0x1234, 0).pieces(0x1000).unwrap().next(), None);
+    }
+
+    #[test]
+    fn a_page_before_the_list_has_no_index() {
+        assert!(span(0x1fff, 1).pieces(0x2000).is_none());
+    }
+
+    /// Addresses around the borders of the address space, of pages and chunks, or just any.
+    fn any_address() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            any::<u64>(),
+            0..4 * PAGE_SIZE,
+            (0..4u64, -9..9i64).prop_map(|(n, off)| (n * CHUNK_SIZE).wrapping_add_signed(off)),
+            (0..4 * PAGE_SIZE).prop_map(|off| u64::MAX - off),
+        ]
+    }
+
+    proptest! {
+        /// The same question in numbers that cannot overflow.
+        #[test]
+        fn locates_as_wide_numbers_do(
+            iova in any_address(),
+            address in any_address(),
+            length in any_address(),
+            asked in any_address(),
+            bytes in any_address(),
+        ) {
+            let wide = |n: u64| u128::from(n);
+            let limit = wide(u64::MAX);
+            let fits = wide(iova) + wide(length) <= limit
+                && wide(address) + wide(length) <= limit;
+            let window = Window::new(iova, address, length);
+            prop_assert_eq!(window.is_some(), fits);
+            let Some(window) = window else { return Ok(()) };
+
+            let inside = asked >= iova
+                && wide(asked) + wide(bytes) <= wide(iova) + wide(length);
+            let found = window.locate(asked, bytes);
+            prop_assert_eq!(found.is_some(), inside);
+            if let Some(found) = found {
+                prop_assert_eq!(found.start() - address, asked - iova);
+                prop_assert_eq!(found.length(), bytes);
+                prop_assert!(wide(found.start()) + wide(found.length()) <= limit);
+            }
+        }
+
+        /// Chunks are neighbours, make up the whole, and none reaches into the next.
+        #[test]
+        fn chunks_are_a_partition(start in any_address(), length in 0..5 * CHUNK_SIZE) {
+            let Some(whole) = Window::ALL.locate(start, length) else { return Ok(()) };
+            let mut at = start;
+            for chunk in whole.chunks() {
+                prop_assert_eq!(chunk.start(), at);
+                prop_assert!(chunk.length() > 0);
+                prop_assert_eq!(chunk.start() / CHUNK_SIZE, (chunk.end() - 1) / CHUNK_SIZE);
+                prop_assert_eq!(chunk.chunk(), chunk.start() / CHUNK_SIZE);
+                at = chunk.end();
+            }
+            prop_assert_eq!(at, whole.end());
+        }
+
+        /// Byte by byte, each is where dividing its address says.
+        #[test]
+        fn pieces_are_where_each_byte_is(
+            base in (0..64u64).prop_map(|n| n * PAGE_SIZE),
+            start in 0..3 * PAGE_SIZE,
+            length in 0..4 * PAGE_SIZE,
+        ) {
+            let mut byte = base + start;
+            for piece in span(byte, length).pieces(base).unwrap() {
+                prop_assert!(piece.length > 0);
+                for i in 0..piece.length {
+                    prop_assert_eq!(piece.index as u64, (byte - base) / PAGE_SIZE);
+                    prop_assert_eq!((piece.offset + i) as u64, byte % PAGE_SIZE);
+                    byte += 1;
+                }
+            }
+            prop_assert_eq!(byte, base + start + length);
+        }
+    }
+}

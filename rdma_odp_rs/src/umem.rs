@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The pages of a region: faulting them in, and giving them up.
+//!
+//! Ported from `drivers/infiniband/core/umem_odp.c`. Pure: a region's list and the page tables are
+//! traits, so that the host can put page tables of its own under it.
+//!
+//! # Protocol
+//!
+//! A region has a sequence, which changes under its mutex with each invalidation of one of its
+//! pages. A fault takes it, having waited for invalidations in flight; reads page-table entries
+//! into a buffer of its own; takes the mutex; and merges what it has read into the list if the
+//! sequence is the same. It does so for as many pages at a time as the buffer has room for, so one
+//! that asks for more looks in the end whether the first are still there.
+
+#![forbid(unsafe_code)]
+
+use crate::{entry::Entry, mapped::Mapped, region::Region};
+use core::ops::Range;
+use kernel::prelude::*;
+use mmu_notifier_helpers::{
+    range::PageRange,
+    retry::{self, Attempt, Patience},
+};
+
+/// How often a fault of more than the buffer has room for begins anew, when pages that it was done
+/// with were taken away.
+const ROUNDS: u32 = 16;
+
+/// What a device wants of the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// What is there, and nothing to be faulted in.
+    Look,
+    /// To read them.
+    Read,
+    /// To read and write them.
+    Write,
+}
+
+impl Access {
+    /// Whether it may use the page of `entry`.
+    const fn satisfied_by(self, entry: Entry) -> bool {
+        match self {
+            Self::Look => true,
+            Self::Read => entry.is_valid(),
+            Self::Write => entry.is_valid() && entry.is_writable(),
+        }
+    }
+}
+
+/// The page list of a region, whose mutex is held.
+pub trait Pages {
+    /// What an index below [`Region::entries`] has.
+    fn get(&self, index: usize) -> Entry;
+    /// Puts `entry` there.
+    fn set(&mut self, index: usize, entry: Entry);
+    /// Where there may be pages.
+    fn mapped(&mut self) -> &mut Mapped;
+    /// Whether the CPU moves the data, so that nothing is mapped for DMA.
+    fn is_virtual(&self) -> bool;
+    /// Undoes the mapping for DMA at an index, and takes it off the count.
+    fn unmap_dma(&mut self, index: usize);
+    /// Notes that the device may have written to the page.
+    fn set_dirty(&mut self, pfn: usize);
+    /// The number that an invalidation changes.
+    fn sequence(&self) -> usize;
+}
+
+/// A region and the address space that its pages come from, for one fault.
+pub trait Backing {
+    /// The list with its mutex, which is released when this is dropped.
+    type Locked<'a>: Pages
+    where
+        Self: 'a;
+
+    /// Which addresses.
+    fn region(&self) -> &Region;
+
+    /// Waits for invalidations in flight and returns the sequence to compare with.
+    fn begin(&self) -> usize;
+
+    /// Reads page-table entries, which may change meanwhile, having faulted in what `access` wants.
+    /// `read` has one for each page of the CPU in `pages`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `hmm_range_fault()` but for `EBUSY`; `EINTR`.
+    fn read(&self, pages: &PageRange, access: Access, read: &mut [Entry]) -> Result;
+
+    /// The same, holding off who can be held off, from the moment that the sequence is taken until
+    /// `then` has returned, which gets both.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`], and those of `then`.
+    fn read_excluding<R>(
+        &self,
+        pages: &PageRange,
+        access: Access,
+        read: &mut [Entry],
+        then: impl FnOnce(usize, &[Entry]) -> Result<R>,
+    ) -> Result<R>;
+
+    /// Takes the mutex of the list.
+    fn lock(&self) -> Self::Locked<'_>;
+
+    /// Told of the `nth` collision since something was merged.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the task is being killed.
+    fn collided(&self, nth: u32) -> Result;
+
+    /// What is left of the time for collisions.
+    fn patience(&self) -> Patience;
+
+    /// Whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the task is being killed.
+    fn go_on(&self) -> Result;
+
+    /// Told of a page that the CPU maps by entries of a smaller size than the region has.
+    fn too_small(&self, order: u32);
+}
+
+/// Sees to it that the list has `pages` of the region for `access`, and returns it locked. `buffer`
+/// has room for one page of the region at least.
+///
+/// # Context
+///
+/// Sleeps. Neither the mmap lock nor the mutex may be held.
+///
+/// # Errors
+///
+/// - `EFAULT`: no memory is there, or none that a device may have.
+/// - `EPERM`: it may not be written to.
+/// - `EINVAL`: the CPU maps smaller pages than the region has.
+/// - `EBUSY`: the pages kept being invalidated.
+/// - `EINTR`: the task is being killed.
+/// - `ENOMEM`, and others of page faults.
+pub fn map<'a, B: Backing>(
+    backing: &'a B,
+    pages: &PageRange,
+    access: Access,
+    buffer: &mut [Entry],
+) -> Result<B::Locked<'a>> {
+    let region = backing.region();
+    let all = region.entries_of(pages);
+    let per_entry = region.pages_per_entry();
+    let room = buffer.len() / per_entry;
+    if all.is_empty() || room == 0 {
+        return Err(EINVAL);
+    }
+
+    let mut list = backing.lock();
+    let began = list.sequence();
+    let (mut from, mut rounds) = (all.start, 0);
+    loop {
+        let Some(first) = missing(&list, from..all.end, access) else {
+            // Nothing that was merged, or skipped for being there, has gone since the first look.
+            if access == Access::Look || from == all.start || list.sequence() == began {
+                return Ok(list);
+            }
+            match missing(&list, all.start..from, access) {
+                None => return Ok(list),
+                Some(gone) => {
+                    rounds += 1;
+                    if rounds == ROUNDS {
+                        return Err(EBUSY);
+                    }
+                    backing.go_on()?;
+                    from = gone;
+                    continue;
+                }
+            }
+        };
+        drop(list);
+        let batch = first..all.end.min(first + room);
+        let range = PageRange::new(region.address_of(batch.start), region.address_of(batch.end))?;
+        let read = buffer.get_mut(..range.pages()).ok_or(EINVAL)?;
+        let mut fault = Fault {
+            backing,
+            range,
+            batch: batch.clone(),
+            access,
+            read,
+        };
+        list = retry::publish(&mut fault)?;
+        from = batch.end;
+    }
+}
+
+/// The first of `entries` that does not have what `access` wants. A look wants to see them all.
+fn missing(list: &impl Pages, mut entries: Range<usize>, access: Access) -> Option<usize> {
+    match access {
+        Access::Look => entries.next(),
+        _ => entries.find(|&index| !access.satisfied_by(list.get(index))),
+    }
+}
+
+/// The fault of a batch of entries.
+struct Fault<'a, 'b, B: Backing> {
+    backing: &'a B,
+    range: PageRange,
+    batch: Range<usize>,
+    access: Access,
+    read: &'b mut [Entry],
+}
+
+impl<'a, B: Backing> Fault<'a, '_, B> {
+    /// Merges `read` if nothing has interfered since `began`.
+    fn merge(
+        backing: &'a B,
+        batch: &Range<usize>,
+        access: Access,
+        began: usize,
+        read: &[Entry],
+    ) -> Result<Option<B::Locked<'a>>> {
+        let mut list = backing.lock();
+        if list.sequence() != began {
+            return Ok(None);
+        }
+        let region = backing.region();
+        let smallest = region.page_shift() - kernel::page::PAGE_SHIFT as u32;
+        for (index, &new) in batch
+            .clone()
+            .zip(read.iter().step_by(region.pages_per_entry()))
+        {
+            if !access.satisfied_by(new) {
+                return Err(EFAULT);
+            }
+            if !new.is_valid() {
+                continue;
+            }
+            if new.order() < smallest {
+                backing.too_small(new.order());
+                return Err(EINVAL);
+            }
+            // A page changes with an invalidation only, which would have taken the mapping away.
+            let mut old = list.get(index);
+            if old.is_dma_mapped() && old.pfn() != new.pfn() {
+                unmap_entry(&mut list, index);
+                old = Entry::NONE;
+            }
+            list.set(index, old.refreshed(new));
+            list.mapped().note(index);
+        }
+        Ok(Some(list))
+    }
+}
+
+impl<'a, B: Backing> Attempt for Fault<'a, '_, B> {
+    type Published = B::Locked<'a>;
+
+    fn optimistic(&mut self) -> Result<Option<Self::Published>> {
+        let began = self.backing.begin();
+        self.backing.read(&self.range, self.access, self.read)?;
+        Self::merge(self.backing, &self.batch, self.access, began, self.read)
+    }
+
+    fn exclusive(&mut self) -> Result<Option<Self::Published>> {
+        let (backing, batch, access) = (self.backing, &self.batch, self.access);
+        backing.read_excluding(&self.range, access, self.read, |began, read| {
+            // What was faulted in may be gone before others were held off.
+            if !read.iter().all(|&entry| access.satisfied_by(entry)) {
+                return Ok(None);
+            }
+            Self::merge(backing, batch, access, began, read)
+        })
+    }
+
+    fn collided(&mut self, nth: u32) -> Result {
+        self.backing.collided(nth)
+    }
+
+    fn patience(&self) -> Patience {
+        self.backing.patience()
+    }
+}
+
+/// Takes the pages with any byte from `start` to `end` out of the list. The device must not use
+/// them any more.
+///
+/// # Context
+///
+/// Any in which the mutex can be held, reclaim among them.
+pub fn unmap(list: &mut impl Pages, region: &Region, start: u64, end: u64) {
+    let mut entries = region.entries_within(start, end);
+    while let Some(run) = list.mapped().take(&mut entries) {
+        for index in run {
+            if list.get(index) != Entry::NONE {
+                unmap_entry(list, index);
+            }
+        }
+    }
+}
+
+fn unmap_entry(list: &mut impl Pages, index: usize) {
+    let entry = list.get(index);
+    if entry.is_dma_mapped() {
+        list.unmap_dma(index);
+    }
+    // By the page table the page may be clean: MADV_FREE leaves it writable, and the device has
+    // written past it. A device that has not mapped the page has not.
+    let used = entry.is_dma_mapped() || list.is_virtual();
+    if used && entry.is_valid() && entry.is_writable() {
+        list.set_dirty(entry.pfn());
+    }
+    list.set(index, Entry::NONE);
+}
