@@ -273,6 +273,28 @@ static void free_and_fill(struct storm *storm)
 	store(&storm->finished, next);
 }
 
+/*
+ * Whether each byte is of one of the generations, or zero. The device may copy
+ * byte by byte while the CPU writes a word.
+ */
+static bool is_torn(__u64 found, __u64 oldest, __u64 newest, size_t page, size_t word)
+{
+	unsigned int shift;
+	__u64 tag;
+
+	for (shift = 0; shift < 64; shift += 8) {
+		__u64 byte = found >> shift & 0xff;
+
+		for (tag = oldest; tag <= newest; tag++) {
+			if (byte == (word_of(tag, page, word) >> shift & 0xff))
+				break;
+		}
+		if (tag > newest && byte)
+			return false;
+	}
+	return true;
+}
+
 static bool fits_generations(const __u64 *data, __u64 oldest, __u64 newest)
 {
 	size_t words = page_size() / sizeof(*data), i;
@@ -283,9 +305,11 @@ static bool fits_generations(const __u64 *data, __u64 oldest, __u64 newest)
 		/* Zero while the newest has begun and not reached this word. */
 		if (!data[i] && newest > oldest)
 			continue;
-		if (tag < oldest || tag > newest)
-			return false;
-		if (data[i] != word_of(tag, i / words, i % words))
+		if (tag >= oldest && tag <= newest &&
+		    data[i] == word_of(tag, i / words, i % words))
+			continue;
+		if (newest == oldest ||
+		    !is_torn(data[i], oldest, newest, i / words, i % words))
 			return false;
 	}
 	return true;
