@@ -18,14 +18,14 @@
 #include "odp_shims.h"
 
 /* A function of the crate, with the type that drivers know it by. */
-#define EXPORT_SYMBOL_RUST(sym) EXPORT_SYMBOL(sym)
+#define odp_export(sym) EXPORT_SYMBOL(sym)
 
-EXPORT_SYMBOL_RUST(ib_umem_odp_alloc_implicit);
-EXPORT_SYMBOL_RUST(ib_umem_odp_alloc_child);
-EXPORT_SYMBOL_RUST(ib_umem_odp_get);
-EXPORT_SYMBOL_RUST(ib_umem_odp_release);
-EXPORT_SYMBOL_RUST(ib_umem_odp_map_dma_and_lock);
-EXPORT_SYMBOL_RUST(ib_umem_odp_unmap_dma_pages);
+odp_export(ib_umem_odp_alloc_implicit);
+odp_export(ib_umem_odp_alloc_child);
+odp_export(ib_umem_odp_get);
+odp_export(ib_umem_odp_release);
+odp_export(ib_umem_odp_map_dma_and_lock);
+odp_export(ib_umem_odp_unmap_dma_pages);
 
 static DEFINE_MUTEX(odp_registry_mutex);
 

@@ -25,10 +25,10 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 use mmu_notifier_helpers::{
-    fault::{fatal_signal_pending, DEFAULT_TIMEOUT},
+    fault::DEFAULT_TIMEOUT,
     range::PageRange,
     retry::Patience,
-    wait::Deadline,
+    wait::{fatal_signal_pending, Deadline},
 };
 
 /// One fault of a region.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! C declarations that the `kernel` crate does not bind, made by bindgen from
-//! `rxe_bindings_helper.h`.
+//! `bindings_helper.h`.
 
 #![allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     improper_ctypes,
     dead_code,

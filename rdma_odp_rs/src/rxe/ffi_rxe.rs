@@ -63,7 +63,7 @@ impl Mr {
 
     fn debug(&self, what: &CStr) {
         // SAFETY: By the type invariants it is there; what is said is a string.
-        unsafe { c::rxe_rs_dbg_mr(self.0.get(), what.as_ptr().cast()) };
+        unsafe { c::rxe_rs_dbg_mr(self.0.get(), what.as_char_ptr()) };
     }
 
     fn is_valid(&self) -> bool {
@@ -366,13 +366,15 @@ unsafe extern "C" fn rxe_odp_mr_copy(
         Err(_) => return EINVAL.to_errno(),
     };
     errno(match dir {
-        // SAFETY: The caller promises that the buffer has these bytes.
         c::rxe_mr_copy_dir_RXE_TO_MR_OBJ => {
-            mr.write(iova, unsafe { slice::from_raw_parts(addr, length) })
+            // SAFETY: The caller promises that the buffer has these bytes.
+            let from = unsafe { slice::from_raw_parts(addr, length) };
+            mr.write(iova, from)
         }
-        // SAFETY: As above, and it is the caller's alone.
         c::rxe_mr_copy_dir_RXE_FROM_MR_OBJ => {
-            mr.read(iova, unsafe { slice::from_raw_parts_mut(addr, length) })
+            // SAFETY: As above, and it is the caller's alone.
+            let to = unsafe { slice::from_raw_parts_mut(addr, length) };
+            mr.read(iova, to)
         }
         _ => Err(EINVAL),
     })

@@ -85,7 +85,7 @@ unsafe extern "C" fn scan_objects(
 ) -> c_ulong {
     // SAFETY: The shrinker passes a control that is its caller's.
     let control = unsafe { &mut *control };
-    let asked = control.nr_to_scan as usize;
+    let asked = control.nr_to_scan;
     let mut left = asked;
     let mut given = 0;
     let mut regions = REGIONS.lock();
@@ -107,8 +107,8 @@ unsafe extern "C" fn scan_objects(
         at = cursor.move_next();
     }
     regions.hand = if left == 0 { hand } else { 0 };
-    control.nr_scanned = (asked - left) as c_ulong;
-    given as c_ulong
+    control.nr_scanned = asked - left;
+    given
 }
 
 /// Registers the shrinker, when the module is loaded.
@@ -124,7 +124,7 @@ pub(super) unsafe fn register() -> Result {
     // SAFETY: The caller promises that it is the first and only time.
     unsafe { REGIONS.init() };
     // SAFETY: The name is a string without directives.
-    let raw = unsafe { bindings::shrinker_alloc(0, c"rdma_rxe-odp".as_ptr().cast()) };
+    let raw = unsafe { bindings::shrinker_alloc(0, c"rdma_rxe-odp".as_char_ptr()) };
     let shrinker = NonNull::new(raw).ok_or(ENOMEM)?;
     // SAFETY: It was allocated, nobody else knows it yet, and the functions are what it expects.
     unsafe {

@@ -103,7 +103,7 @@ impl Umem {
             umem: self,
             base: start as u64,
             entries,
-            pages: ((last - start) >> PAGE_SHIFT) as usize + 1,
+            pages: ((last - start) >> PAGE_SHIFT) + 1,
         }
     }
 

@@ -8,6 +8,10 @@ use super::{
 };
 use kernel::prelude::*;
 
+/// How many faults may get nothing for one transfer. A fault is disturbed by invalidations, and in
+/// C by one of the same page for another access, whose entry may come last.
+const MAX_TRIES: u32 = 16;
+
 /// What is to be done with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -62,7 +66,7 @@ pub trait Paged {
 ///
 /// # Errors
 ///
-/// Those of the fault; [`EFAULT`] if the pages that it got do not allow the access.
+/// Those of the fault; [`EFAULT`] if it gets no page that allows the access, time after time.
 #[inline]
 pub fn complete<P: Paged>(
     region: &P,
@@ -81,10 +85,19 @@ pub fn complete<P: Paged>(
     if let Some(Ok(mut pages)) = unknown.map(|span| region.fault(span, Fault::Snapshot)) {
         left.skip(step(&mut pages, left));
     }
+    let mut tries = 0;
     while left.length() > 0 {
-        match step(&mut region.fault(left, Fault::In(access))?, left) {
-            0 => return Err(EFAULT),
-            done => left.skip(done),
+        let done = match region.fault(left, Fault::In(access)) {
+            Ok(mut pages) => step(&mut pages, left),
+            Err(error) if error == EBUSY => 0,
+            Err(error) => return Err(error),
+        };
+        left.skip(done);
+        if done == 0 {
+            tries += 1;
+            if tries == MAX_TRIES {
+                return Err(EFAULT);
+            }
         }
     }
     Ok(())
@@ -181,6 +194,8 @@ mod tests {
         at_once: usize,
         faults: Vec<Span>,
         snapshots: Vec<Span>,
+        /// How many faults are disturbed.
+        busy: u32,
     }
 
     impl Memory {
@@ -197,6 +212,7 @@ mod tests {
                 at_once: PAGES,
                 faults: Vec::new(),
                 snapshots: Vec::new(),
+                busy: 0,
             }
         }
 
@@ -221,6 +237,10 @@ mod tests {
             match fault {
                 Fault::Snapshot => memory.snapshots.push(span),
                 Fault::In(_) => memory.faults.push(span),
+            }
+            if memory.busy > 0 && fault != Fault::Snapshot {
+                memory.busy -= 1;
+                return Err(EBUSY);
             }
             let at_once = memory.at_once;
             for piece in span.pieces(memory.base).unwrap().take(at_once) {
@@ -406,12 +426,23 @@ mod tests {
     }
 
     #[test]
+    fn tries_again_what_was_disturbed() {
+        let mut memory = Memory::new(0);
+        memory.busy = 2;
+        let region = Region(RefCell::new(memory));
+        let span = Window::ALL.locate(0, 1).unwrap();
+        assert_eq!(read_all(&region, span, &mut [0]), Ok(()));
+        assert_eq!(region.lock().faults.len(), 3);
+    }
+
+    #[test]
     fn gives_up_if_faults_get_nothing() {
         let mut memory = Memory::new(0);
         memory.at_once = 0;
         let region = Region(RefCell::new(memory));
         let span = Window::ALL.locate(0, 1).unwrap();
         assert_eq!(read_all(&region, span, &mut [0]), Err(EFAULT));
+        assert_eq!(region.lock().faults.len(), MAX_TRIES as usize);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB */
 /*
- * What bindgen reads for rdma_odp_rxe. See rxe_bindgen_parameters for what is taken of it.
+ * What bindgen reads for rdma_odp_rxe. See bindgen_parameters for what is taken of it.
  */
 
 #include <linux/hmm.h>
