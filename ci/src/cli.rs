@@ -98,6 +98,9 @@ pub(crate) struct Boot {
     /// Whose GPU mirror to load
     #[arg(long, value_enum, default_value = "rust")]
     pub(crate) driver: Which,
+    /// Whose RDMA modules to load as well, with a soft-RoCE device: rxe0, port 1, GID index 1
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub(crate) rdma: Option<Which>,
     /// Count instructions: the guest's clock advances by 1 ns for each; one CPU, no KVM
     #[arg(long, conflicts_with = "smp")]
     pub(crate) icount: bool,

@@ -35,7 +35,7 @@ pub(crate) fn demo(paths: &Paths) -> Result<i32> {
     let outcome = Boot {
         paths,
         machine: &exec::plain(&kernel),
-        spec: &exec::spec(Some(driver), vec![program.into()])?,
+        spec: &exec::spec(driver.into(), vec![program.into()])?,
         limit: Some(LIMIT),
         stdin: false,
         stdout: Sink::Ours,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs any program in a guest with a GPU mirror.
+//! Runs any program in a guest with a GPU mirror, and RDMA modules if they are wanted.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -10,11 +10,13 @@ use anyhow::{ensure, Result};
 use crate::cli::{Boot as Options, Exec};
 use crate::guest::{Driver, Spec};
 use crate::kernel::{self, Kernel};
+use crate::modules::Which;
 use crate::paths::Paths;
 use crate::progress::note;
+use crate::rdma::Rdma;
 use crate::toolchain::Toolchain;
 use crate::vm::{Boot, Ending, Machine, Outcome, Sink};
-use crate::{coherent, modules, step};
+use crate::{coherent, modules, rdma, step};
 
 /// The device nodes belong to another driver.
 const WRONG_DRIVER: i32 = 121;
@@ -29,12 +31,12 @@ pub(crate) const RUNNER: i32 = 125;
 
 /// `ci/run exec`.
 pub(crate) fn exec(paths: &Paths, options: &Exec) -> Result<i32> {
-    let (machine, driver) = machine(paths, &options.boot)?;
+    let (machine, drivers) = machine(paths, &options.boot)?;
     let limit = (options.timeout > 0).then(|| Duration::from_secs(options.timeout));
     let outcome = Boot {
         paths,
         machine: &machine,
-        spec: &spec(Some(driver), options.command.clone())?,
+        spec: &spec(drivers, options.command.clone())?,
         limit,
         stdin: true,
         stdout: Sink::Ours,
@@ -52,8 +54,8 @@ pub(crate) fn shell(paths: &Paths, options: &Options) -> Result<i32> {
         std::io::stdin().is_terminal(),
         "a shell needs a terminal; `ci/run exec` runs a program without one"
     );
-    let (machine, driver) = machine(paths, options)?;
-    let mut spec = spec(Some(driver), vec!["bash".into(), "-i".into()])?;
+    let (machine, drivers) = machine(paths, options)?;
+    let mut spec = spec(drivers, vec!["bash".into(), "-i".into()])?;
     spec.interactive = true;
     note("the shell ends with exit or CTRL-D");
     let outcome = Boot {
@@ -71,10 +73,22 @@ pub(crate) fn shell(paths: &Paths, options: &Options) -> Result<i32> {
 }
 
 /// Builds what the options ask for.
-fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Driver)> {
+fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Drivers)> {
     let tools = Toolchain::new(paths)?;
     let kernel = kernel::get(paths, &tools, options.kernel, false)?;
-    let driver = modules::driver(paths, &tools, &kernel, options.driver)?;
+    let mirror = || modules::driver(paths, &tools, &kernel, options.driver);
+    let (rdma, driver) = match options.rdma {
+        None => (None, mirror()?),
+        Some(Which::C) => (Some(rdma::theirs(&kernel)?), mirror()?),
+        Some(Which::Rust) => {
+            let (rdma, ours) = rdma::ours(paths, &tools, &kernel, &paths.logs("rdma")?)?;
+            let driver = match options.driver {
+                Which::Rust => ours,
+                Which::C => mirror()?,
+            };
+            (Some(rdma), driver)
+        }
+    };
     let machine = Machine {
         cpus: if options.icount { 1 } else { options.smp },
         memory: options.mem,
@@ -87,11 +101,40 @@ fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Driver)> {
         icount: options.icount,
         ..self::plain(&kernel)
     };
-    Ok(if options.coherent {
+    let (machine, driver) = if options.coherent {
         (coherent::machine(machine), coherent::driver(driver))
     } else {
         (machine, driver)
-    })
+    };
+    let driver = Some(driver);
+    Ok((machine, Drivers { driver, rdma }))
+}
+
+/// What a guest is to load.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drivers {
+    /// The GPU mirror.
+    pub(crate) driver: Option<Driver>,
+    /// The RDMA modules.
+    pub(crate) rdma: Option<Rdma>,
+}
+
+impl From<Driver> for Drivers {
+    fn from(driver: Driver) -> Self {
+        Self {
+            driver: Some(driver),
+            rdma: None,
+        }
+    }
+}
+
+impl From<Rdma> for Drivers {
+    fn from(rdma: Rdma) -> Self {
+        Self {
+            driver: None,
+            rdma: Some(rdma),
+        }
+    }
 }
 
 /// The machine that suites run on.
@@ -106,9 +149,11 @@ pub(crate) fn plain(kernel: &Kernel) -> Machine {
 }
 
 /// Orders to run a program here and with what is in the environment.
-pub(crate) fn spec(driver: Option<Driver>, command: Vec<OsString>) -> Result<Spec> {
+pub(crate) fn spec(drivers: Drivers, command: Vec<OsString>) -> Result<Spec> {
+    let Drivers { driver, rdma } = drivers;
     Ok(Spec {
         driver,
+        rdma,
         huge_pages: 0,
         command,
         directory: std::env::current_dir()?.into(),

@@ -6,7 +6,7 @@
 //! and what it writes is gone when it ends. The host hears of the guest's
 //! progress as lines of JSON on a port of its own.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -24,6 +24,8 @@ use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags}
 use nix::mount::{mount, MsFlags};
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use serde::{Deserialize, Serialize};
+
+use crate::rdma::{Loaded, Rdma};
 
 /// How long references to a module may come and go on their own.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,6 +67,8 @@ pub(crate) struct Driver {
 pub(crate) struct Spec {
     /// The mirror to load.
     pub(crate) driver: Option<Driver>,
+    /// The RDMA modules to load.
+    pub(crate) rdma: Option<Rdma>,
     /// How many huge pages to reserve.
     pub(crate) huge_pages: u32,
     /// The program and its arguments.
@@ -79,11 +83,13 @@ pub(crate) struct Spec {
     pub(crate) then: Vec<Turn>,
 }
 
-/// Another program, on a mirror of its own in place of the one before.
+/// Another program, on modules of its own in place of those before.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Turn {
     /// The mirror to load.
-    pub(crate) driver: Driver,
+    pub(crate) driver: Option<Driver>,
+    /// The RDMA modules to load.
+    pub(crate) rdma: Option<Rdma>,
     /// The program and its arguments.
     pub(crate) command: Vec<OsString>,
 }
@@ -93,9 +99,11 @@ pub(crate) struct Turn {
 pub(crate) enum Event {
     /// User space runs.
     Booted,
-    /// The driver is verified and the program starts.
+    /// These RDMA modules are loaded.
+    Rdma(Vec<Loaded>),
+    /// The drivers are verified and the program starts.
     Ready,
-    /// The mirror is not the one that was asked for.
+    /// A driver is not the one that was asked for.
     WrongDriver(String),
     /// The guest could not be set up.
     Failed(String),
@@ -119,13 +127,10 @@ pub(crate) fn main(spec: &Path) -> Result<()> {
     if let Err(error) = prepare(&spec) {
         return tell(Event::Failed(format!("{error:#}")));
     }
-    if let Some(driver) = &spec.driver {
-        if let Err(error) = load(driver) {
-            return tell(Event::Failed(format!("{error:#}")));
-        }
-        if let Err(error) = verify(driver) {
-            return tell(Event::WrongDriver(format!("{error:#}")));
-        }
+    let mut loaded = None;
+    let first = (&spec.driver, &spec.rdma);
+    if !replace(&mut loaded, first, &mut tell)? {
+        return Ok(());
     }
     tell(Event::Ready)?;
     log("the program starts");
@@ -134,15 +139,10 @@ pub(crate) fn main(spec: &Path) -> Result<()> {
     } else {
         run(&spec)?
     };
-    let mut loaded = spec.driver.clone();
     for turn in &spec.then {
-        if let Err(error) = replace(loaded.as_ref(), &turn.driver) {
-            return tell(Event::Failed(format!("{error:#}")));
+        if !replace(&mut loaded, (&turn.driver, &turn.rdma), &mut tell)? {
+            return Ok(());
         }
-        if let Err(error) = verify(&turn.driver) {
-            return tell(Event::WrongDriver(format!("{error:#}")));
-        }
-        loaded = Some(turn.driver.clone());
         log("the next program starts");
         let next = Spec {
             command: turn.command.clone(),
@@ -275,32 +275,78 @@ fn parameters(driver: &Driver, module: &Path) -> Result<CString> {
     Ok(CString::new(parameters)?)
 }
 
-/// Unloads one mirror and loads the next.
-fn replace(old: Option<&Driver>, new: &Driver) -> Result<()> {
-    for path in old.iter().flat_map(|old| old.modules.iter().rev()) {
-        let name = path.file_stem().context("a module has a name")?;
-        let name = CString::new(name.as_encoded_bytes())?;
-        unload(&name).with_context(|| format!("cannot unload {}", path.display()))?;
+/// The drivers that a program wants, or that are loaded.
+type Wanted<'a> = (&'a Option<Driver>, &'a Option<Rdma>);
+
+/// Unloads the drivers of one program and loads those of the next. When that fails, the host is told
+/// why and the answer is false.
+fn replace<'a>(
+    loaded: &mut Option<Wanted<'a>>,
+    new: Wanted<'a>,
+    mut tell: impl FnMut(Event) -> Result<()>,
+) -> Result<bool> {
+    if let Err(error) = loaded.take().map_or(Ok(()), remove) {
+        tell(Event::Failed(format!("{error:#}")))?;
+        return Ok(false);
     }
-    // What was made by hand would stand in the way of the next driver's.
-    for node in nodes()? {
-        fs::remove_file(&node).with_context(|| format!("cannot remove {}", node.display()))?;
+    *loaded = Some(new);
+    let (driver, rdma) = new;
+    // The mirror may be linked against helpers that came with the RDMA modules.
+    if let Some(rdma) = rdma {
+        match rdma.start() {
+            Ok(modules) => tell(Event::Rdma(modules))?,
+            Err(error) => {
+                tell(Event::Failed(format!("{error:#}")))?;
+                return Ok(false);
+            }
+        }
     }
-    load(new)
+    if let Err(error) = driver.as_ref().map_or(Ok(()), load) {
+        tell(Event::Failed(format!("{error:#}")))?;
+        return Ok(false);
+    }
+    let verified = rdma
+        .as_ref()
+        .map_or(Ok(()), Rdma::verify)
+        .and_then(|()| driver.as_ref().map_or(Ok(()), verify));
+    if let Err(error) = verified {
+        tell(Event::WrongDriver(format!("{error:#}")))?;
+        return Ok(false);
+    }
+    Ok(true)
 }
 
-/// Unloads a module when nobody uses it any more.
+fn remove((driver, rdma): Wanted<'_>) -> Result<()> {
+    if let Some(driver) = driver {
+        driver
+            .modules
+            .iter()
+            .rev()
+            .try_for_each(|path| unload(path))?;
+        // What was made by hand would stand in the way of the next driver's.
+        for node in nodes()? {
+            fs::remove_file(&node).with_context(|| format!("cannot remove {}", node.display()))?;
+        }
+    }
+    rdma.as_ref().map_or(Ok(()), Rdma::stop)
+}
+
+/// Unloads the module of a file when nobody uses it any more.
 ///
 /// What a process had of it goes after the process: its address space when the last kernel thread that
 /// looks at it is done, its notifier after a grace period.
-fn unload(name: &CStr) -> nix::Result<()> {
+pub(crate) fn unload(path: &Path) -> Result<()> {
+    let name = path.file_stem().context("a module has a name")?;
+    let name = CString::new(name.as_encoded_bytes())?;
     let start = Instant::now();
     loop {
-        match delete_module(name, DeleteModuleFlags::O_NONBLOCK) {
+        match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
             Err(Errno::EAGAIN) if start.elapsed() < UNLOAD_TIMEOUT => {
                 thread::sleep(Duration::from_millis(10));
             }
-            result => return result,
+            result => {
+                return result.with_context(|| format!("cannot unload {}", path.display()));
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ mod lint;
 mod modules;
 mod paths;
 mod progress;
+mod rdma;
 mod report;
 mod selftests;
 mod source;

@@ -14,12 +14,12 @@ use crate::paths::Paths;
 use crate::step::Step;
 use crate::toolchain::Toolchain;
 
-/// The two GPU mirrors.
+/// Whose drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Which {
-    /// Ours, gpu_mirror_rs.
+    /// Ours.
     Rust,
-    /// The kernel tree's own, test_hmm.
+    /// The kernel tree's own.
     C,
 }
 
@@ -97,14 +97,19 @@ pub(crate) fn driver(
                     module.display()
                 );
             }
-            Ok(Driver {
-                modules: modules.into(),
-                parameters: Vec::new(),
-                owner: RUST.into(),
-                other: C.into(),
-                devices: DEVICES,
-            })
+            Ok(rust(modules.into()))
         }
+    }
+}
+
+/// Our mirror, made of these modules.
+pub(crate) fn rust(modules: Vec<PathBuf>) -> Driver {
+    Driver {
+        modules,
+        parameters: Vec::new(),
+        owner: RUST.into(),
+        other: C.into(),
+        devices: DEVICES,
     }
 }
 

@@ -194,7 +194,10 @@ impl Boot<'_> {
         let mut ending = Ending::NoBoot;
         for news in listen(File::from(control)) {
             match news {
-                News::Guest(event) => ending = ending_of(event).unwrap_or(Ending::Died),
+                News::Guest(event) => {
+                    show(&event);
+                    ending = ending_of(event).unwrap_or(Ending::Died);
+                }
                 News::Gone => break,
             }
         }
@@ -267,6 +270,7 @@ impl Boot<'_> {
             };
             match event {
                 Ok(News::Guest(event)) => {
+                    show(&event);
                     match ending_of(event.clone()) {
                         Some(end) => {
                             ending = end;
@@ -337,10 +341,20 @@ fn outcome(ending: Ending, log: PathBuf) -> Result<Outcome> {
     })
 }
 
+/// Says which modules were loaded.
+fn show(event: &Event) {
+    if let Event::Rdma(modules) = event {
+        note("the RDMA modules, and their build ids:");
+        for module in modules {
+            note(format!("  {} {}", module.build_id, module.file.display()));
+        }
+    }
+}
+
 /// What an event says about the end, if it is one.
 fn ending_of(event: Event) -> Option<Ending> {
     match event {
-        Event::Booted | Event::Ready => None,
+        Event::Booted | Event::Rdma(_) | Event::Ready => None,
         Event::WrongDriver(why) => Some(Ending::WrongDriver(why)),
         Event::Failed(why) => Some(Ending::Failed(why)),
         Event::Exited(status) => Some(Ending::Program(status)),

@@ -110,7 +110,8 @@ fn boot(
         ..exec::plain(kernel)
     };
     let orders = turns.iter().map(|which| Turn {
-        driver: drivers[usize::from(*which == Rust)].clone(),
+        driver: Some(drivers[usize::from(*which == Rust)].clone()),
+        rdma: None,
         command: program.to_owned(),
     });
     let boots = context.boot_in_turn(name, &machine, orders.collect())?;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 
 use crate::cli::Test;
+use crate::exec::Drivers;
 use crate::guest::{Driver, Spec, Turn};
 use crate::kernel::{Kernel, Kind};
 use crate::klog::Report;
@@ -303,10 +304,10 @@ impl Context<'_> {
         &self,
         name: &str,
         machine: &Machine,
-        driver: Driver,
+        drivers: impl Into<Drivers>,
         command: Vec<OsString>,
     ) -> Result<Boots> {
-        self.boot_in_turn(name, machine, vec![Turn { driver, command }])
+        self.boot_for(name, machine, exec::spec(drivers.into(), command)?)
     }
 
     /// Boots once and runs each program on its driver. Their KTAP is kept under `name`.
@@ -318,14 +319,18 @@ impl Context<'_> {
     ) -> Result<Boots> {
         let mut turns = turns.into_iter();
         let first = turns.next().context("a boot is for a program")?;
-        let mut spec = exec::spec(Some(first.driver), first.command)?;
+        let drivers = Drivers {
+            driver: first.driver,
+            rdma: first.rdma,
+        };
+        let mut spec = exec::spec(drivers, first.command)?;
         spec.then = turns.collect();
         self.boot_for(name, machine, spec)
     }
 
     /// Boots and runs `command`, which loads modules itself. Its KTAP is kept under `name`.
     fn boot_alone(&self, name: &str, machine: &Machine, command: Vec<OsString>) -> Result<Boots> {
-        self.boot_for(name, machine, exec::spec(None, command)?)
+        self.boot_for(name, machine, exec::spec(Drivers::default(), command)?)
     }
 
     fn boot_for(&self, name: &str, machine: &Machine, mut spec: Spec) -> Result<Boots> {

@@ -64,7 +64,8 @@ fn storm(
     let program = context.builder(&kernel).gpu_mirror_extended(PROGRAM)?;
     let drivers = [context.driver(&kernel, C)?, context.driver(&kernel, Rust)?];
     let turns = TURNS.map(|which| Turn {
-        driver: drivers[usize::from(which == Rust)].clone(),
+        driver: Some(drivers[usize::from(which == Rust)].clone()),
+        rdma: None,
         command: command(&program, length),
     });
     let machine = Machine {

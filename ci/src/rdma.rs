@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! RDMA in the guest: two complete sets of modules, the kernel's own and the one with the crates in
+//! it, and a soft-RoCE device that any program can use.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use nix::kmod::{finit_module, ModuleInitFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::guest::{self, Driver};
+use crate::kernel::Kernel;
+use crate::modules;
+use crate::paths::Paths;
+use crate::toolchain::Toolchain;
+use crate::tree::Installed;
+
+/// The modules of a set, in the order to load them in.
+const MODULES: &[&str] = &[
+    "net/ipv4/udp_tunnel.ko",
+    "net/ipv6/ip6_udp_tunnel.ko",
+    "drivers/infiniband/core/ib_core.ko",
+    "drivers/infiniband/core/ib_uverbs_support.ko",
+    "drivers/infiniband/core/ib_uverbs.ko",
+    "drivers/infiniband/core/ib_cm.ko",
+    "drivers/infiniband/core/iw_cm.ko",
+    "drivers/infiniband/core/rdma_cm.ko",
+    "drivers/infiniband/core/rdma_ucm.ko",
+    "drivers/infiniband/sw/rxe/rdma_rxe.ko",
+];
+/// The module with the paging, and the one with soft-RoCE.
+const CORE: &str = "ib_core";
+const RXE: &str = "rdma_rxe";
+/// The module that both are linked against when they are ours, and its file in a tree.
+const HELPERS: &str = "mmu_notifier_helpers";
+const HELPERS_FILE: &str = "rust/mmu_notifier_helpers/mmu_notifier_helpers.ko";
+/// The file of our GPU mirror in a tree.
+const MIRROR_FILE: &str = "drivers/gpu/gpu_mirror_rs/gpu_mirror_rs.ko";
+/// What selects our files in a tree with the crates.
+const OPTIONS: &str = "CONFIG_MMU_NOTIFIER_HELPERS=m
+CONFIG_GPU_MIRROR_RS=m
+CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+CONFIG_RDMA_RXE_ODP_RUST=y
+";
+/// The first of them that only a tree with the port has.
+const SWITCH: &str = "INFINIBAND_ON_DEMAND_PAGING_RUST";
+
+/// The RDMA device.
+const DEVICE: &str = "rxe0";
+/// The network device below it and the other end of that.
+const LINK: &str = "rxe-veth0";
+const PEER: &str = "rxe-veth1";
+/// The address, of a network that is set aside for examples.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The index of the address among the device's; before it comes the one that is made of the MAC.
+const GID: &str = "1";
+/// How long the device may take to learn its address.
+const GID_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A set of RDMA modules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rdma {
+    /// The files of the modules, in the order to load them in.
+    pub(crate) modules: Vec<PathBuf>,
+    /// Whether the crates are in it.
+    pub(crate) is_ours: bool,
+}
+
+/// A module in the kernel, and the file that it was loaded from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Loaded {
+    pub(crate) file: PathBuf,
+    pub(crate) build_id: String,
+}
+
+/// The kernel tree's own set.
+pub(crate) fn theirs(kernel: &Kernel) -> Result<Rdma> {
+    Ok(Rdma {
+        modules: existing(kernel, MODULES)?,
+        is_ours: false,
+    })
+}
+
+/// The set with the crates in it, and the GPU mirror of the same tree. Both are linked against that
+/// tree's helpers, and a kernel can hold one module of that name.
+pub(crate) fn ours(
+    paths: &Paths,
+    tools: &Toolchain,
+    kernel: &Kernel,
+    logs: &Path,
+) -> Result<(Rdma, Driver)> {
+    ensure!(
+        mentions(&paths.checkout.join("kbuild/tree"), SWITCH)?,
+        "there are no RDMA modules in Rust yet: no step of kbuild/tree brings CONFIG_{SWITCH}"
+    );
+    let installed = Installed::new(paths, tools, kernel, logs)?;
+    let tree = installed.build(kernel, "rdma", OPTIONS)?;
+    drop(installed);
+    let mut modules = existing(&tree, &[HELPERS_FILE])?;
+    modules.extend(existing(&tree, MODULES)?);
+    let rdma = Rdma {
+        modules,
+        is_ours: true,
+    };
+    Ok((rdma, modules::rust(existing(&tree, &[MIRROR_FILE])?)))
+}
+
+/// The files of modules in a build tree.
+fn existing(kernel: &Kernel, modules: &[&str]) -> Result<Vec<PathBuf>> {
+    let files = modules.iter().map(|module| kernel.build.join(module));
+    files
+        .map(|file| {
+            ensure!(
+                file.is_file(),
+                "the kernel has no {}: it needs what ci/config/base.config says of RDMA",
+                file.display()
+            );
+            Ok(file)
+        })
+        .collect()
+}
+
+/// Whether a file below the directory has the word.
+fn mentions(directory: &Path, word: &str) -> Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let found = if path.is_dir() {
+            mentions(&path, word)?
+        } else {
+            fs::read_to_string(&path).is_ok_and(|text| text.contains(word))
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Rdma {
+    /// Loads the modules, makes the device and waits until it can be used.
+    pub(crate) fn start(&self) -> Result<Vec<Loaded>> {
+        for path in &self.modules {
+            let file =
+                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            finit_module(&file, c"", ModuleInitFlags::empty()).with_context(|| {
+                format!("cannot load {}; the kernel log says why", path.display())
+            })?;
+        }
+        if !Path::new("/sys/class/net").join(LINK).exists() {
+            let address = format!("{ADDRESS}/24");
+            run("ip", &["link", "set", "lo", "up"])?;
+            run(
+                "ip",
+                &["link", "add", LINK, "type", "veth", "peer", "name", PEER],
+            )?;
+            run("ip", &["address", "add", &address, "dev", LINK])?;
+            run("ip", &["link", "set", PEER, "up"])?;
+            run("ip", &["link", "set", LINK, "up"])?;
+        }
+        run(
+            "rdma",
+            &["link", "add", DEVICE, "type", "rxe", "netdev", LINK],
+        )?;
+        wait_for_gid()?;
+        self.modules.iter().map(|file| loaded(file)).collect()
+    }
+
+    /// Removes the device and unloads the modules.
+    pub(crate) fn stop(&self) -> Result<()> {
+        run("rdma", &["link", "delete", DEVICE])?;
+        self.modules
+            .iter()
+            .rev()
+            .try_for_each(|path| guest::unload(path))
+    }
+
+    /// Proves which set it is: the crates' helpers are held by the modules that are linked against
+    /// them, and by nothing of C's.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let holders = Path::new("/sys/module").join(HELPERS).join("holders");
+        for module in [CORE, RXE] {
+            let is_ours = holders.join(module).exists();
+            ensure!(
+                is_ours == self.is_ours,
+                "the module {module} is {} linked against {HELPERS}",
+                if is_ours { "" } else { "not" }
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the address, which the device learns from a work queue.
+fn wait_for_gid() -> Result<()> {
+    let file = Path::new("/sys/class/infiniband")
+        .join(DEVICE)
+        .join("ports/1/gids")
+        .join(GID);
+    let start = Instant::now();
+    loop {
+        let gid = fs::read_to_string(&file).unwrap_or_default();
+        if gid.trim().parse() == Ok(ADDRESS.to_ipv6_mapped()) {
+            return Ok(());
+        }
+        let none = gid.trim().parse() == Ok(Ipv6Addr::UNSPECIFIED);
+        ensure!(
+            (gid.is_empty() || none) && start.elapsed() < GID_TIMEOUT,
+            "{} is \"{}\" and not {ADDRESS}",
+            file.display(),
+            gid.trim()
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        bail!(
+            "{program} {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// What the kernel says of a module that it has.
+fn loaded(file: &Path) -> Result<Loaded> {
+    let name = file.file_stem().context("a module has a name")?;
+    let note = Path::new("/sys/module")
+        .join(name)
+        .join("notes/.note.gnu.build-id");
+    let bytes = fs::read(&note).with_context(|| format!("cannot read {}", note.display()))?;
+    Ok(Loaded {
+        file: file.into(),
+        build_id: build_id(&bytes).with_context(|| format!("{} is no build id", note.display()))?,
+    })
+}
+
+/// The build id in an ELF note: the lengths of the name and of the id, a type, the name, the id.
+fn build_id(note: &[u8]) -> Option<String> {
+    let length = |at: usize| Some(u32::from_ne_bytes(note.get(at..at + 4)?.try_into().ok()?));
+    let name = usize::try_from(length(0)?).ok()?.next_multiple_of(4);
+    let id = note
+        .get(12 + name..)?
+        .get(..usize::try_from(length(4)?).ok()?)?;
+    Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_id_is_what_follows_the_name() {
+        let note = b"\x04\0\0\0\x03\0\0\0\x03\0\0\0GNU\0\x01\xab\xff";
+        assert_eq!(build_id(note).as_deref(), Some("01abff"));
+        assert_eq!(build_id(&note[..18]), None);
+        assert_eq!(build_id(b""), None);
+    }
+
+    #[test]
+    fn a_word_is_found_however_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        assert!(!mentions(dir.path(), SWITCH).unwrap());
+        fs::write(dir.path().join("a/b/Kconfig"), format!("config {SWITCH}\n")).unwrap();
+        assert!(mentions(dir.path(), SWITCH).unwrap());
+    }
+
+    #[test]
+    fn a_kernel_without_the_modules_is_told_what_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Kernel {
+            build: dir.path().into(),
+            source: PathBuf::new(),
+            slot: PathBuf::new(),
+            programs: PathBuf::new(),
+            name: String::new(),
+        };
+        let error = theirs(&kernel).unwrap_err().to_string();
+        assert!(error.contains("udp_tunnel.ko"), "{error}");
+    }
+}
