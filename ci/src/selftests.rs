@@ -17,6 +17,11 @@ use crate::paths::Paths;
 use crate::step::Step;
 use crate::toolchain::Toolchain;
 
+/// Where Debian's rdma-core has the tests of its bindings for Python.
+const PYVERBS: &str = "/usr/share/doc/rdma-core/tests";
+/// Copies a directory and unpacks what is packed in it.
+const UNPACK: &str = r#"cp -r "$1" "$2" && find "$2" -name '*.gz' -exec gunzip {} +"#;
+
 /// What a suite builds its programs with.
 pub(crate) struct Builder<'a> {
     pub(crate) paths: &'a Paths,
@@ -72,6 +77,29 @@ impl Builder<'_> {
     /// Our own programs for what comes with the helper crate.
     pub(crate) fn helpers(&self) -> Result<Vec<PathBuf>> {
         self.ours("mmu_notifier_helpers/selftests", "mmu_notifier_helpers")
+    }
+
+    /// Our own programs for RDMA on-demand paging.
+    pub(crate) fn rdma_odp(&self) -> Result<Vec<PathBuf>> {
+        self.ours("rdma_odp_rs/selftests", "rdma_odp")
+    }
+
+    /// The tests of rdma-core's bindings for Python, as their package has them, unpacked.
+    pub(crate) fn pyverbs(&self) -> Result<PathBuf> {
+        let packed = Path::new(PYVERBS);
+        ensure!(
+            packed.is_dir(),
+            "there is no {PYVERBS}: install rdma-core again, with what its package has of documents"
+        );
+        let _lock = self.paths.lock()?;
+        let output = self.paths.own_dir("selftests/pyverbs")?;
+        let tests = output.join("tests");
+        if tests.exists() {
+            fs::remove_dir_all(&tests)?;
+        }
+        self.step("unpacking the tests of pyverbs", "pyverbs.log")
+            .run(cmd!("sh", "-c", UNPACK, "sh", packed, &tests))?;
+        Ok(tests)
     }
 
     /// The programs of a directory of the checkout, which go to `name` in the cache.

@@ -9,6 +9,8 @@ mod host;
 mod kunit;
 mod leaks;
 mod matrix;
+mod rdma;
+mod rdma_selftests;
 mod sample;
 mod storm;
 mod tree;
@@ -106,6 +108,20 @@ const SUITES: &[Suite] = &[
         limits: (minutes(20), minutes(40)),
         only_full: false,
         run: storm::run,
+    },
+    Suite {
+        name: "rdma",
+        about: "clients of RDMA that others wrote, on memory that is paged on demand",
+        limits: (minutes(25), minutes(25)),
+        only_full: false,
+        run: rdma::run,
+    },
+    Suite {
+        name: "rdma-selftests",
+        about: "our kselftests of RDMA on-demand paging: data, changes, lifetimes, storms",
+        limits: (minutes(25), minutes(25)),
+        only_full: false,
+        run: rdma_selftests::run,
     },
     Suite {
         name: "tree",
@@ -504,6 +520,8 @@ mod tests {
                 "gpu-selftests",
                 "sample",
                 "storm",
+                "rdma",
+                "rdma-selftests",
                 "tree"
             ]
         );
@@ -521,7 +539,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, tree, matrix, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, rdma, rdma-selftests, tree, matrix, fresh"
         );
     }
 
