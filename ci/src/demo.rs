@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shows what the project does: the guest's program `demo` says it, the
-//! kernel's log confirms it.
+//! Shows what the project does: programs in the guest say it, the kernel's log confirms it.
 
-use std::time::Duration;
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::exec;
+use crate::exec::{self, Drivers};
 use crate::kernel::{self, Kind};
-use crate::modules::{self, Which};
 use crate::paths::Paths;
 use crate::progress::note;
+use crate::rdma;
+use crate::selftests::Builder;
 use crate::step::Step;
 use crate::toolchain::Toolchain;
 use crate::vm::{Boot, Sink};
 
+/// Shows the GPU mirror, then on-demand paging.
+const SCRIPT: &str = r#""$1" && echo && "$2""#;
+/// How long its program in C may take to build.
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -23,19 +28,35 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub(crate) fn demo(paths: &Paths) -> Result<i32> {
     let tools = Toolchain::new(paths)?;
     let kernel = kernel::get(paths, &tools, Kind::Debug, false)?;
-    let driver = modules::driver(paths, &tools, &kernel, Which::Rust)?;
     let logs = paths.logs("demo")?;
+    let (rdma, driver) = rdma::ours(paths, &tools, &kernel, &logs)?;
     Step::new("building the demo", logs.join("build.log")).run(
         tools
             .cargo(&["build", "--release", "--locked", "--bin", "demo"])
             .dir(&paths.checkout),
     )?;
-    let program = tools.target().join("release/demo");
+    let selftests = Builder {
+        paths,
+        tools: &tools,
+        kernel: &kernel,
+        logs: &logs,
+        deadline: Instant::now() + BUILD_LIMIT,
+    };
+    let programs = [
+        tools.target().join("release/demo"),
+        selftests.rdma_odp_demo()?,
+    ];
+    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
+    command.extend(programs.map(Into::into));
+    let drivers = Drivers {
+        driver: Some(driver),
+        rdma: Some(rdma),
+    };
     note("booting the guest");
     let outcome = Boot {
         paths,
         machine: &exec::plain(&kernel),
-        spec: &exec::spec(driver.into(), vec![program.into()])?,
+        spec: &exec::spec(drivers, command)?,
         limit: Some(LIMIT),
         stdin: false,
         stdout: Sink::Ours,

@@ -37,7 +37,9 @@ const MODULES: &[&str] = &[
 /// The module with the paging, and the one with soft-RoCE.
 const CORE: &str = "ib_core";
 const RXE: &str = "rdma_rxe";
-/// The module that both are linked against when they are ours, and its file in a tree.
+/// What only the crates' soft-RoCE has.
+const RXE_SYMBOL: &str = "rxe_odp_init";
+/// The module that ours are linked against, and its file in a tree.
 const HELPERS: &str = "mmu_notifier_helpers";
 const HELPERS_FILE: &str = "rust/mmu_notifier_helpers/mmu_notifier_helpers.ko";
 /// The file of our GPU mirror in a tree.
@@ -180,20 +182,37 @@ impl Rdma {
             .try_for_each(|path| guest::unload(path))
     }
 
-    /// Proves which set it is: the crates' helpers are held by the modules that are linked against
-    /// them, and by nothing of C's.
+    /// Proves which set it is: of the crates' modules one is linked against the helpers, and the other
+    /// has a function that C's has not.
     pub(crate) fn verify(&self) -> Result<()> {
-        let holders = Path::new("/sys/module").join(HELPERS).join("holders");
-        for module in [CORE, RXE] {
-            let is_ours = holders.join(module).exists();
-            ensure!(
-                is_ours == self.is_ours,
-                "the module {module} is {} linked against {HELPERS}",
-                if is_ours { "" } else { "not" }
-            );
+        let holder = Path::new("/sys/module").join(HELPERS).join("holders");
+        let symbols = fs::read_to_string("/proc/kallsyms").context("cannot read the symbols")?;
+        for (module, is_ours) in [
+            (CORE, holder.join(CORE).exists()),
+            (RXE, has_symbol(&symbols, RXE_SYMBOL, RXE)),
+        ] {
+            let whose = if is_ours {
+                "the crates'"
+            } else {
+                "the kernel's own"
+            };
+            ensure!(is_ours == self.is_ours, "the module {module} is {whose}");
         }
         Ok(())
     }
+}
+
+/// Whether a module has a symbol, by the text of `/proc/kallsyms`.
+fn has_symbol(symbols: &str, symbol: &str, module: &str) -> bool {
+    symbols.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(2);
+        let found = (words.next(), words.next());
+        found.0 == Some(symbol)
+            && found
+                .1
+                .and_then(|of| of.strip_prefix('[')?.strip_suffix(']'))
+                == Some(module)
+    })
 }
 
 /// Waits for the address, which the device learns from a work queue.
@@ -267,6 +286,15 @@ mod tests {
         assert_eq!(build_id(note).as_deref(), Some("01abff"));
         assert_eq!(build_id(&note[..18]), None);
         assert_eq!(build_id(b""), None);
+    }
+
+    #[test]
+    fn a_symbol_is_of_its_module() {
+        let symbols =
+            "0 T rxe_odp_init\n0 t rxe_odp_init\t[other]\n0 t rxe_odp_inited\t[rdma_rxe]\n";
+        assert!(!has_symbol(symbols, RXE_SYMBOL, RXE));
+        let symbols = format!("{symbols}0 t rxe_odp_init\t[rdma_rxe]\n");
+        assert!(has_symbol(&symbols, RXE_SYMBOL, RXE));
     }
 
     #[test]

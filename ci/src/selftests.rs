@@ -65,13 +65,7 @@ impl Builder<'_> {
 
     /// One of our own programs for the GPU mirror that is built with its tests and is none.
     pub(crate) fn gpu_mirror_extended(&self, name: &str) -> Result<PathBuf> {
-        let tests = self.gpu_mirror()?;
-        let program = tests
-            .first()
-            .context("there are no selftests")?
-            .with_file_name(name);
-        ensure!(program.is_file(), "the build left no {}", program.display());
-        Ok(program)
+        beside(&self.gpu_mirror()?, name)
     }
 
     /// Our own programs for what comes with the helper crate.
@@ -82,6 +76,11 @@ impl Builder<'_> {
     /// Our own programs for RDMA on-demand paging.
     pub(crate) fn rdma_odp(&self) -> Result<Vec<PathBuf>> {
         self.ours("rdma_odp_rs/selftests", "rdma_odp")
+    }
+
+    /// The program that shows RDMA on-demand paging.
+    pub(crate) fn rdma_odp_demo(&self) -> Result<PathBuf> {
+        beside(&self.rdma_odp()?, "rdma_odp_demo")
     }
 
     /// The tests of rdma-core's bindings for Python, as their package has them, unpacked.
@@ -165,6 +164,14 @@ impl Builder<'_> {
     fn step(&self, what: &str, log: &str) -> Step {
         Step::new(what, self.logs.join(log)).by(self.deadline)
     }
+}
+
+/// A program that is built with tests, and is none.
+fn beside(tests: &[PathBuf], name: &str) -> Result<PathBuf> {
+    let test = tests.first().context("there are no selftests")?;
+    let program = test.with_file_name(name);
+    ensure!(program.is_file(), "the build left no {}", program.display());
+    Ok(program)
 }
 
 /// `make`, free of what a make around us says.

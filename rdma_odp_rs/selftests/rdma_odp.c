@@ -20,7 +20,7 @@ FIXTURE(data)
 
 FIXTURE_VARIANT(data)
 {
-	enum way way;
+	enum way how;
 	/* Which of the two regions page on demand. */
 	int from_access;
 	int to_access;
@@ -28,34 +28,34 @@ FIXTURE_VARIANT(data)
 
 FIXTURE_VARIANT_ADD(data, write)
 {
-	.way = WRITE,
+	.how = WRITE,
 	.from_access = ODP,
 	.to_access = ODP,
 };
 
 FIXTURE_VARIANT_ADD(data, read)
 {
-	.way = READ,
+	.how = READ,
 	.from_access = ODP,
 	.to_access = ODP,
 };
 
 FIXTURE_VARIANT_ADD(data, send)
 {
-	.way = SEND,
+	.how = SEND,
 	.from_access = ODP,
 	.to_access = ODP,
 };
 
 FIXTURE_VARIANT_ADD(data, write_from_pinned)
 {
-	.way = WRITE,
+	.how = WRITE,
 	.to_access = ODP,
 };
 
 FIXTURE_VARIANT_ADD(data, write_to_pinned)
 {
-	.way = WRITE,
+	.how = WRITE,
 	.from_access = ODP,
 };
 
@@ -116,7 +116,7 @@ TEST_F_TIMEOUT(data, lengths, TIMEOUT)
 			if (sizes[i] > 16 * KIB && j % 4 != 3)
 				continue;
 			ASSERT_EQ(IBV_WC_SUCCESS,
-				  move(&self->link, variant->way, &to, to.mem + offsets[j][1],
+				  move(&self->link, variant->how, &to, to.mem + offsets[j][1],
 				       &from, from.mem + offsets[j][0], sizes[i]));
 			ASSERT_TRUE(is_target(&to, offsets[j][1], sizes[i],
 					      from.mem + offsets[j][0], 2 * PAGE)) {
@@ -149,10 +149,10 @@ TEST_F_TIMEOUT(data, offsets, TIMEOUT)
 			size_t start = i * 2 * PAGE + (first + i);
 			size_t end = i * 2 * PAGE + (first + i) * 1021 % PAGE;
 
-			ASSERT_TRUE(start_move(&self->link, variant->way, &to, to.mem + end, &from,
+			ASSERT_TRUE(start_move(&self->link, variant->how, &to, to.mem + end, &from,
 					       from.mem + start, length, i == BATCH - 1));
 		}
-		ASSERT_EQ(IBV_WC_SUCCESS, end_moves(&self->link, variant->way, BATCH));
+		ASSERT_EQ(IBV_WC_SUCCESS, end_moves(&self->link, variant->how, BATCH));
 		for (i = 0; i < BATCH; i++) {
 			size_t start = i * 2 * PAGE + (first + i);
 			size_t end = i * 2 * PAGE + (first + i) * 1021 % PAGE;
@@ -179,7 +179,7 @@ TEST_F_TIMEOUT(data, one_aligned_packet, TIMEOUT)
 	fill(from.mem, size, SOURCE);
 	fill(to.mem, size, TARGET);
 	for (i = 0; i < size; i += PAGE) {
-		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, variant->way, &to, to.mem + i, &from,
+		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, variant->how, &to, to.mem + i, &from,
 					       from.mem + size - PAGE - i, KIB));
 		ASSERT_TRUE(is_target(&to, i, KIB, from.mem + size - PAGE - i, 3 * KIB));
 	}
@@ -204,8 +204,8 @@ TEST_F_TIMEOUT(data, pieces, TIMEOUT)
 		.sg_list = list,
 		.num_sge = ARRAY_SIZE(list),
 		.send_flags = IBV_SEND_SIGNALED,
-		.opcode = variant->way == SEND ? IBV_WR_SEND :
-			  variant->way == READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
+		.opcode = variant->how == SEND ? IBV_WR_SEND :
+			  variant->how == READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
 		.wr.rdma = { .remote_addr = at(&far, far.mem + 33), .rkey = far.mr->rkey },
 	};
 	struct ibv_recv_wr recv = { .sg_list = &whole, .num_sge = 1 }, *bad;
@@ -219,10 +219,10 @@ TEST_F_TIMEOUT(data, pieces, TIMEOUT)
 		list[i].lkey = near.mr->lkey;
 		whole.length += pieces[i].length;
 	}
-	if (variant->way == SEND)
+	if (variant->how == SEND)
 		ASSERT_EQ(0, ibv_post_recv(self->link.peer, &recv, &bad));
 	ASSERT_TRUE(post_send(&self->link, &wr));
-	ASSERT_EQ(IBV_WC_SUCCESS, end_moves(&self->link, variant->way, 1));
+	ASSERT_EQ(IBV_WC_SUCCESS, end_moves(&self->link, variant->how, 1));
 	for (i = 0; i < ARRAY_SIZE(list); i++) {
 		EXPECT_EQ(0, memcmp(near.mem + pieces[i].addr, far.mem + done, pieces[i].length)) {
 			TH_LOG("piece %zu", i);

@@ -543,7 +543,7 @@ static inline bool post_send(struct link *link, struct ibv_send_wr *wr)
 }
 
 /* Starts to move @size bytes, without waiting. The last one asks for a completion. */
-static inline bool start_move(struct link *link, enum way way, const struct region *to,
+static inline bool start_move(struct link *link, enum way how, const struct region *to,
 			      const void *to_addr, const struct region *from,
 			      const void *from_addr, size_t size, bool last)
 {
@@ -554,17 +554,17 @@ static inline bool start_move(struct link *link, enum way way, const struct regi
 		.send_flags = last ? IBV_SEND_SIGNALED : 0,
 	};
 	struct ibv_recv_wr recv = { .sg_list = &far, .num_sge = 1 }, *bad;
-	const struct region *local = way == READ ? to : from;
-	const struct region *remote = way == READ ? from : to;
+	const struct region *local = how == READ ? to : from;
+	const struct region *remote = how == READ ? from : to;
 
-	near.addr = at(local, way == READ ? to_addr : from_addr);
+	near.addr = at(local, how == READ ? to_addr : from_addr);
 	near.length = size;
 	near.lkey = local->mr->lkey;
-	switch (way) {
+	switch (how) {
 	case WRITE:
 	case READ:
-		wr.opcode = way == READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
-		wr.wr.rdma.remote_addr = at(remote, way == READ ? from_addr : to_addr);
+		wr.opcode = how == READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
+		wr.wr.rdma.remote_addr = at(remote, how == READ ? from_addr : to_addr);
 		wr.wr.rdma.rkey = remote->mr->rkey;
 		break;
 	default:
@@ -579,7 +579,7 @@ static inline bool start_move(struct link *link, enum way way, const struct regi
 }
 
 /* Waits for the last of @count moves that were started. */
-static inline enum ibv_wc_status end_moves(struct link *link, enum way way, size_t count)
+static inline enum ibv_wc_status end_moves(struct link *link, enum way how, size_t count)
 {
 	struct ibv_wc wc = {};
 
@@ -587,7 +587,7 @@ static inline enum ibv_wc_status end_moves(struct link *link, enum way way, size
 	if (!wait_completion(link, &wc))
 		return link->status;
 	link->status = wc.status;
-	while (way == SEND && link->status == IBV_WC_SUCCESS && count--) {
+	while (how == SEND && link->status == IBV_WC_SUCCESS && count--) {
 		if (!wait_on(link->peer_cq, link->peer_channel, &wc))
 			return link->status = IBV_WC_GENERAL_ERR;
 		link->status = wc.status;
@@ -596,13 +596,13 @@ static inline enum ibv_wc_status end_moves(struct link *link, enum way way, size
 }
 
 /* Moves bytes from one region to another and says how that ended. */
-static inline enum ibv_wc_status move(struct link *link, enum way way, const struct region *to,
+static inline enum ibv_wc_status move(struct link *link, enum way how, const struct region *to,
 				      const void *to_addr, const struct region *from,
 				      const void *from_addr, size_t size)
 {
-	if (!start_move(link, way, to, to_addr, from, from_addr, size, true))
+	if (!start_move(link, how, to, to_addr, from, from_addr, size, true))
 		return link->status = IBV_WC_GENERAL_ERR;
-	return end_moves(link, way, 1);
+	return end_moves(link, how, 1);
 }
 
 /* An atomic operation on eight bytes of @to, whose old value goes to @old. */

@@ -432,18 +432,18 @@ FIXTURE_TEARDOWN(iova)
 
 TEST_F_TIMEOUT(iova, transfers, TIMEOUT)
 {
-	enum way way;
+	enum way how;
 
-	for (way = WRITE; way < WAYS; way++) {
-		const struct region *to = way == READ ? &self->other : &self->region;
-		const struct region *from = way == READ ? &self->region : &self->other;
+	for (how = WRITE; how < WAYS; how++) {
+		const struct region *to = how == READ ? &self->other : &self->region;
+		const struct region *from = how == READ ? &self->region : &self->other;
 
-		fill(from->mem + OFFSET, LENGTH, OLD + way);
+		fill(from->mem + OFFSET, LENGTH, OLD + how);
 		memset(to->mem, 0, SIZE);
-		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, way, to, to->mem + 5, from,
+		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, how, to, to->mem + 5, from,
 					       from->mem + OFFSET, LENGTH));
-		ASSERT_TRUE(is_data(to->mem + 5, LENGTH, OLD + way)) {
-			TH_LOG("%s", way_names[way]);
+		ASSERT_TRUE(is_data(to->mem + 5, LENGTH, OLD + how)) {
+			TH_LOG("%s", way_names[how]);
 		}
 		ASSERT_TRUE(is_zero(to->mem + 5 + LENGTH, SIZE - 5 - LENGTH));
 		advise(self->region.mem, SIZE, MADV_DONTNEED);
@@ -516,22 +516,22 @@ TEST_F_TIMEOUT(implicit, anywhere, TIMEOUT)
 
 	for (kind = ANON; kind < KINDS; kind++) {
 		char *mem = map_kind(kind, 2 * HUGE_PAGE);
-		enum way way;
+		enum way how;
 
 		if (!mem)
 			continue;
-		for (way = WRITE; way < WAYS; way++) {
+		for (how = WRITE; how < WAYS; how++) {
 			char *there = mem + HUGE_PAGE - OFFSET;
-			const struct region *to = way == READ ? &self->other : &self->all;
-			const struct region *from = way == READ ? &self->all : &self->other;
-			char *to_addr = way == READ ? self->other.mem : there;
-			char *from_addr = way == READ ? there : self->other.mem;
+			const struct region *to = how == READ ? &self->other : &self->all;
+			const struct region *from = how == READ ? &self->all : &self->other;
+			char *to_addr = how == READ ? self->other.mem : there;
+			char *from_addr = how == READ ? there : self->other.mem;
 
-			fill(from_addr, LENGTH, OLD + way);
-			ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, way, to, to_addr, from,
+			fill(from_addr, LENGTH, OLD + how);
+			ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, how, to, to_addr, from,
 						       from_addr, LENGTH));
-			ASSERT_TRUE(is_data(to_addr, LENGTH, OLD + way)) {
-				TH_LOG("kind %d, %s", kind, way_names[way]);
+			ASSERT_TRUE(is_data(to_addr, LENGTH, OLD + how)) {
+				TH_LOG("kind %d, %s", kind, way_names[how]);
 			}
 		}
 		unmap(mem, 2 * HUGE_PAGE);

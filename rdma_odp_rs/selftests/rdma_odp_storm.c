@@ -374,7 +374,7 @@ static void storm_test(struct __test_metadata *_metadata, STORM *self,
 	while (tries < MOST_TRANSFERS && (done < TRANSFERS || count(&s->changes) < CHANGES)) {
 		/* Into the region or out of it, by either side. */
 		bool in = done % 2 == 0;
-		enum way way = done % 4 == 0 || done % 4 == 3 ? WRITE : READ;
+		enum way how = done % 4 == 0 || done % 4 == 3 ? WRITE : READ;
 
 		if (in && (done == 0 || tag != done / 2 % 250 + 1)) {
 			tag = done / 2 % 250 + 1;
@@ -382,7 +382,7 @@ static void storm_test(struct __test_metadata *_metadata, STORM *self,
 		}
 		if (!in)
 			memset(self->other.mem, 0xaa, SIZE);
-		status = move_pages(s, way, in ? &s->region : &self->other,
+		status = move_pages(s, how, in ? &s->region : &self->other,
 				    in ? &self->other : &s->region);
 		tries++;
 		if (status != IBV_WC_SUCCESS) {
