@@ -16,9 +16,8 @@ use kernel::{
     bindings,
     error::{from_err_ptr, to_result},
     ffi::{c_int, c_ulong, c_void},
-    mm::Mm,
     prelude::*,
-    sync::{aref::ARef, atomic::Atomic},
+    sync::atomic::Atomic,
     types::Opaque,
 };
 
@@ -45,7 +44,8 @@ static CHILD_OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_n
 /// # Invariants
 ///
 /// It is one of this driver that the core has made with a range and a page list, which has an
-/// entry for each page of the range; its pages have the size of the kernel's.
+/// entry for each of its pages. These have the size of the kernel's, or are huge: then an entry
+/// names the first of the kernel's pages, and the others follow it.
 #[repr(transparent)]
 pub(super) struct Umem(Opaque<c::ib_umem_odp>);
 
@@ -94,16 +94,18 @@ impl Umem {
     unsafe fn locked(&self) -> Locked<'_> {
         let raw = self.0.get();
         // SAFETY: By the type invariants it is there; these fields do not change.
-        let (start, last, entries) = unsafe {
+        let (start, last, entries, page_shift) = unsafe {
             let range = &(*raw).notifier.interval_tree;
-            (range.start, range.last, (*raw).map.pfn_list)
+            let shift = (*raw).page_shift;
+            (range.start, range.last, (*raw).map.pfn_list, shift)
         };
         // INVARIANT: The list has an entry for each page from the first to the last one.
         Locked {
             umem: self,
             base: start as u64,
             entries,
-            pages: ((last - start) >> PAGE_SHIFT) + 1,
+            pages: ((last - start) >> page_shift) + 1,
+            order: page_shift - PAGE_SHIFT,
         }
     }
 
@@ -152,32 +154,37 @@ impl Paged for Umem {
 /// # Invariants
 ///
 /// The region's mutex is taken. `entries` is its page list, of `pages` entries, the first of which
-/// is of the page at `base`. An entry that is valid names a page that is mapped in the process:
-/// before that ends, the core has the entry cleared, under the mutex.
+/// is of the page at `base`, with `1 << order` pages of the kernel's in each. An entry that is valid
+/// names pages that are mapped in the process: before that ends, the core has the entry cleared,
+/// under the mutex, and nothing else changes it without.
 pub(super) struct Locked<'a> {
     umem: &'a Umem,
     base: u64,
     entries: *mut c_ulong,
     pages: usize,
+    order: u32,
 }
 
 impl Locked<'_> {
-    /// The entry of a page, if it has all of the flags, and the piece is in the page.
+    /// The entry of one of the kernel's pages, if it has all of the flags, and the piece is in the
+    /// page.
     #[inline]
     fn entry(&self, piece: Piece, flags: c_ulong) -> Option<c_ulong> {
-        if piece.index >= self.pages || piece.length > PAGE_SIZE as usize - piece.offset {
+        let index = piece.index >> self.order;
+        if index >= self.pages || piece.length > PAGE_SIZE as usize - piece.offset {
             return None;
         }
-        // SAFETY: By the type invariants the list has this entry. In C the core has it written
-        // without the mutex, thus volatile.
-        let entry = unsafe { self.entries.add(piece.index).read_volatile() };
-        (entry & flags == flags).then_some(entry)
+        // SAFETY: By the type invariants the list has this entry, and nobody writes to it.
+        let entry = unsafe { *self.entries.add(index) };
+        // The pages of a huge one have numbers in a row, of which the first is a multiple.
+        let within = piece.index & ((1 << self.order) - 1);
+        (entry & flags == flags).then_some(entry | within as c_ulong)
     }
 
     /// Whether none of its pages is there.
     pub(super) fn is_empty(&self) -> bool {
-        // SAFETY: By the type invariants the list has these entries.
-        (0..self.pages).all(|i| unsafe { self.entries.add(i).read_volatile() } & VALID == 0)
+        // SAFETY: By the type invariants the list has these entries, and nobody writes to them.
+        (0..self.pages).all(|i| unsafe { *self.entries.add(i) } & VALID == 0)
     }
 
     /// Lets an atomic operation at the word, which must be aligned, and which nobody else operates
@@ -238,7 +245,7 @@ impl Locked<'_> {
     }
 
     fn end(&self) -> u64 {
-        self.base + ((self.pages as u64) << PAGE_SHIFT)
+        self.base + ((self.pages as u64) << (self.order + PAGE_SHIFT))
     }
 }
 
@@ -389,7 +396,7 @@ impl OwnedUmem {
     ///
     /// # Errors
     ///
-    /// Those of the core; [`EOPNOTSUPP`] for huge pages of the region's own.
+    /// Those of the core.
     ///
     /// # Safety
     ///
@@ -410,13 +417,8 @@ impl OwnedUmem {
                 &rxe_mn_ops,
             )
         })?;
-        let umem = Self(NonNull::new(raw).ok_or(ENOMEM)?);
-        // SAFETY: It is there.
-        match unsafe { (*raw).page_shift } {
-            // INVARIANT: of `Umem`, by what the core says of regions that it has made.
-            PAGE_SHIFT => Ok(umem),
-            _ => Err(EOPNOTSUPP),
-        }
+        // INVARIANT: of `Umem`, by what the core says of regions that it has made.
+        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }
 
     /// The region as C has it, which must release it.
@@ -447,12 +449,8 @@ impl Drop for OwnedUmem {
 ///
 /// # Invariants
 ///
-/// The core has made it as such, and the mm of its process has not been freed.
-pub(super) struct Root {
-    raw: NonNull<c::ib_umem_odp>,
-    /// The core does not keep the mm for the anchor's sake.
-    _mm: ARef<Mm>,
-}
+/// The core has made it as such.
+pub(super) struct Root(NonNull<c::ib_umem_odp>);
 
 // SAFETY: Nothing of it changes.
 unsafe impl Send for Root {}
@@ -473,24 +471,18 @@ impl Root {
     pub(super) unsafe fn new(device: *mut c::ib_device, access: c_int) -> Result<Self> {
         // SAFETY: The caller promises that the device is there.
         let raw = from_err_ptr(unsafe { c::ib_umem_odp_alloc_implicit(device, access) })?;
-        let raw = NonNull::new(raw).ok_or(ENOMEM)?;
-        // SAFETY: It is there. The mm is that of the current process, which runs on it.
-        let mm = unsafe { Mm::from_raw((*raw.as_ptr()).umem.owning_mm) };
-        // INVARIANT: The reference keeps the mm.
-        Ok(Self {
-            raw,
-            _mm: ARef::from(mm),
-        })
+        // INVARIANT: It has just been made.
+        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }
 
     pub(super) fn as_raw(&self) -> *mut c::ib_umem_odp {
-        self.raw.as_ptr()
+        self.0.as_ptr()
     }
 
     /// Whether it was registered for writing.
     pub(super) fn writable(&self) -> bool {
         // SAFETY: By the type invariants it is there; the flags do not change.
-        unsafe { (*self.raw.as_ptr()).umem.writable() != 0 }
+        unsafe { (*self.0.as_ptr()).umem.writable() != 0 }
     }
 
     /// A region of the span, with pages.
@@ -499,11 +491,10 @@ impl Root {
     ///
     /// Those of the core; [`EFAULT`] if the process has no memory any more.
     pub(super) fn child(&self, span: Span) -> Result<OwnedUmem> {
-        // SAFETY: By the type invariants it is an anchor, and the mm may be asked whether it is
-        // used. The operations are static.
+        // SAFETY: By the type invariants it is an anchor. The operations are static.
         let raw = from_err_ptr(unsafe {
             c::ib_umem_odp_alloc_child(
-                self.raw.as_ptr(),
+                self.0.as_ptr(),
                 span.start() as c_ulong,
                 span.length() as usize,
                 &CHILD_OPS,

@@ -17,7 +17,8 @@
 //! - C advises on regions that are pinned as if they paged on demand.
 //! - C writes to pages that nobody marks dirty. If their page-table entry is clean (shared memory
 //!   that was only read, `MADV_FREE`), reclaim throws the data away.
-//! - C has no region of the whole address space (implicit on-demand paging).
+//! - C has no region of the whole address space (implicit on-demand paging), and none of huge
+//!   pages.
 //!
 //! # Layout
 //!
@@ -28,10 +29,10 @@
 //!
 //! # What it relies on
 //!
-//! That the core changes the page list under the `umem_mutex` only, as its Rust half does. In C it
-//! has `hmm_range_fault()` write to it before it takes the mutex and looks whether that has been
-//! disturbed, so that somebody else who uses the same pages meanwhile may use one that is gone.
-//! That is so for `rxe_odp.c` as well.
+//! The core's Rust half: it changes a page list under the `umem_mutex` only, where C's has
+//! `hmm_range_fault()` write to it before it takes the mutex and looks whether that was disturbed,
+//! so that somebody else who uses the same pages meanwhile may use one that is gone. It has one
+//! entry for a huge page of a region, and an anchor keeps the address space that it stands for.
 //!
 //! # Lock order
 //!
