@@ -495,4 +495,46 @@ TEST_F_TIMEOUT(atomics, out_of_bounds_is_refused, TIMEOUT)
 	EXPECT_TRUE(is_data(self->region.mem, self->region.size, SOURCE));
 }
 
+/* Writes a word at once. */
+static enum ibv_wc_status atomic_write(struct link *link, const struct region *to,
+				       const void *addr, __u64 value)
+{
+	struct ibv_qp_ex *qp = ibv_qp_to_qp_ex(link->qp);
+
+	ibv_wr_start(qp);
+	qp->wr_flags = IBV_SEND_SIGNALED;
+	ibv_wr_atomic_write(qp, to->mr->rkey, at(to, addr), &value);
+	if (ibv_wr_complete(qp))
+		return link->status = IBV_WC_GENERAL_ERR;
+	return end_moves(link, WRITE, 1);
+}
+
+TEST_F_TIMEOUT(atomics, written_at_once, TIMEOUT)
+{
+	__u64 *words = (__u64 *)self->region.mem;
+	size_t count = 2 * PAGE / sizeof(*words), i;
+
+	if (link_disconnect(&self->link))
+		die("cannot destroy a queue pair");
+	self->link.send_ops = IBV_QP_EX_WITH_ATOMIC_WRITE;
+	if (!has_send_ops(&self->link)) {
+		self->link.send_ops = 0;
+		SKIP(return, "the library has no atomic write for the device");
+	}
+	link_connect(&self->link);
+	for (i = 0; i < count; i++) {
+		ASSERT_EQ(IBV_WC_SUCCESS, atomic_write(&self->link, &self->region, &words[i],
+						       0x0102030405060708 * i));
+		ASSERT_EQ(0x0102030405060708 * i, words[i]);
+	}
+	EXPECT_TRUE(is_zero(words + count, 2 * PAGE));
+	fill(words, 2 * PAGE, SOURCE);
+	EXPECT_EQ(IBV_WC_REM_INV_REQ_ERR,
+		  atomic_write(&self->link, &self->region, (char *)words + 4, 1));
+	link_renew(&self->link);
+	EXPECT_EQ(IBV_WC_REM_ACCESS_ERR, atomic_write(&self->link, &self->region,
+						      self->region.mem + self->region.size, 1));
+	EXPECT_TRUE(is_data(words, 2 * PAGE, SOURCE));
+}
+
 TEST_HARNESS_MAIN

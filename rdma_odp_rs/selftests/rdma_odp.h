@@ -256,6 +256,8 @@ struct link {
 
 	union ibv_gid gid;
 	int gid_index;
+	/* What queue pairs can do besides, if anything: of enum ibv_qp_create_send_ops_flags. */
+	__u64 send_ops;
 	/* Of the last transfer that went wrong. */
 	enum ibv_wc_status status;
 };
@@ -287,9 +289,10 @@ static inline int find_gid(struct link *link)
 	return -1;
 }
 
-static inline struct ibv_qp *make_qp(struct link *link, struct ibv_cq *cq)
+/* NULL if the device cannot do what the queue pair is to do. */
+static inline struct ibv_qp *create_qp(struct link *link, struct ibv_cq *cq)
 {
-	struct ibv_qp_init_attr init = {
+	struct ibv_qp_init_attr_ex init = {
 		.send_cq = cq,
 		.recv_cq = cq,
 		.cap = {
@@ -299,13 +302,33 @@ static inline struct ibv_qp *make_qp(struct link *link, struct ibv_cq *cq)
 			.max_recv_sge = 4,
 		},
 		.qp_type = IBV_QPT_RC,
+		.comp_mask = IBV_QP_INIT_ATTR_PD,
+		.pd = link->pd,
+		.send_ops_flags = link->send_ops,
 	};
+
+	if (link->send_ops)
+		init.comp_mask |= IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+	return ibv_create_qp_ex(link->context, &init);
+}
+
+static inline bool has_send_ops(struct link *link)
+{
+	struct ibv_qp *qp = create_qp(link, link->cq);
+
+	if (qp && ibv_destroy_qp(qp))
+		die("cannot destroy a queue pair");
+	return qp;
+}
+
+static inline struct ibv_qp *make_qp(struct link *link, struct ibv_cq *cq)
+{
 	struct ibv_qp_attr attr = {
 		.qp_state = IBV_QPS_INIT,
 		.port_num = 1,
 		.qp_access_flags = ALL_ACCESS,
 	};
-	struct ibv_qp *qp = ibv_create_qp(link->pd, &init);
+	struct ibv_qp *qp = create_qp(link, cq);
 
 	if (!qp || ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
 				 IBV_QP_ACCESS_FLAGS))

@@ -5,7 +5,13 @@
  * the whole address space, and prefetching.
  */
 #include "kselftest_harness.h"
+#include <sys/mount.h>
+
 #include "rdma_odp.h"
+
+#define TRACEFS		"/sys/kernel/tracing"
+/* For drop_caches: objects of the slab, and no word about it. */
+#define QUIET_SLAB	"6"
 
 #define TIMEOUT		120
 
@@ -596,6 +602,94 @@ TEST_F_TIMEOUT(implicit, come_and_go, TIMEOUT)
 		}
 		unmap(mem, size);
 	}
+}
+
+static bool write_to(const char *path, const char *what)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	bool done = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
+
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/*
+ * Has the kernel shrink what it can. Returns how many parts of implicit regions there were before,
+ * by what reclaim reports, or -1 if it cannot be asked.
+ */
+static long shrink_parts(void)
+{
+	char line[512], *found;
+	long parts = 0;
+	FILE *trace;
+
+	if (access(TRACEFS "/trace", F_OK))
+		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+	if (!write_to(TRACEFS "/events/vmscan/mm_shrink_slab_start/enable", "1") ||
+	    !write_to(TRACEFS "/trace", "") || !write_to("/proc/sys/vm/drop_caches", QUIET_SLAB) ||
+	    !write_to(TRACEFS "/events/vmscan/mm_shrink_slab_start/enable", "0"))
+		return -1;
+	trace = fopen(TRACEFS "/trace", "r");
+	if (!trace)
+		return -1;
+	while (!parts && fgets(line, sizeof(line), trace)) {
+		found = strstr(line, "[rdma_rxe]");
+		if (found)
+			found = strstr(found, "cache items ");
+		if (found)
+			parts = atol(found + strlen("cache items "));
+	}
+	fclose(trace);
+	return parts;
+}
+
+TEST_F_TIMEOUT(implicit, given_back_under_pressure, TIMEOUT)
+{
+	const size_t parts = 64;
+	char *mem = map(parts * HUGE_PAGE, RW, PRIVATE | MAP_NORESERVE);
+	size_t i, rounds = 0;
+	long left;
+
+	for (i = 0; i < parts; i++) {
+		fill(self->other.mem, LENGTH, OLD + i);
+		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, WRITE, &self->all, mem + i * HUGE_PAGE,
+					       &self->other, self->other.mem, LENGTH));
+	}
+	left = shrink_parts();
+	if (left < 0)
+		SKIP(return, "reclaim cannot be watched: not configured or not permitted");
+	EXPECT_LE(parts, left);
+	while (left > 0 && rounds++ < 1000)
+		left = shrink_parts();
+	EXPECT_EQ(0, left);
+	for (i = 0; i < parts; i++) {
+		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, READ, &self->other, self->other.mem,
+					       &self->all, mem + i * HUGE_PAGE, LENGTH));
+		ASSERT_TRUE(is_data(self->other.mem, LENGTH, OLD + i));
+	}
+}
+
+TEST_F_TIMEOUT(implicit, given_back_when_unmapped, TIMEOUT)
+{
+	const size_t parts = 512;
+	char *mem = map(parts * HUGE_PAGE, PROT_NONE, PRIVATE | MAP_NORESERVE);
+	size_t i;
+	long left;
+
+	for (i = 0; i < parts; i++) {
+		char *here = mem + i * HUGE_PAGE;
+
+		map_at(here, SIZE, RW);
+		ASSERT_EQ(IBV_WC_SUCCESS, move(&self->link, WRITE, &self->all, here, &self->other,
+					       self->other.mem, LENGTH));
+		unmap(here, SIZE);
+	}
+	left = shrink_parts();
+	if (left < 0)
+		SKIP(return, "reclaim cannot be watched: not configured or not permitted");
+	/* Some may be about to be. */
+	EXPECT_GT(parts / 4, left);
 }
 
 TEST_F_TIMEOUT(implicit, atomics, TIMEOUT)
