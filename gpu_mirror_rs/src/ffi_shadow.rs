@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device's page table as the shadow of a mirror.
+//! The device's page table as the shadow of a mirror: how entries come into it, and how they go.
 
 use crate::{
     engine::Resolve,
     memory::Memory,
+    mirror::GpuMirror,
     page_table::{PageTable, Reserve, LEAF_PAGES},
 };
 use core::ops::Deref;
 use kernel::{prelude::*, sync::Arc};
 use mmu_notifier_helpers::{
     invlock::Publish,
+    mirror::Mirror,
     pages::{Entry, Faulted, PageState, HUGE_PAGES},
-    range::PageRange,
+    range::{Invalidation, PageRange},
 };
 
 /// The page table of one mirror, whose entries name memory that the CPU can reach.
@@ -30,7 +32,7 @@ impl Shadow {
         })
     }
 
-    pub(crate) fn zap(&mut self, range: &PageRange) {
+    fn zap(&mut self, range: &PageRange) {
         self.table.zap(range);
     }
 }
@@ -45,7 +47,8 @@ fn resolve(memory: &Memory, entry: Entry, pages: usize) -> Option<Entry> {
         return None;
     }
     if entry.writable() {
-        entry.mark_dirty();
+        // SAFETY: `publish` alone calls this, under the lock, with entries that it takes in.
+        unsafe { entry.mark_dirty() };
     }
     // SAFETY: The driver keeps the memory of a block for as long as one of its device pages is in
     // use, as this one is.
@@ -62,7 +65,9 @@ impl Deref for Shadow {
 
 // SAFETY: The table takes the nodes that it needs from the reserve. It assigns slots and drops
 // entries and nodes, which have no lock to wait for; neither has looking up the memory of device
-// pages, and to mark pages dirty does not sleep.
+// pages, and to mark pages dirty does not sleep. The entries of `pages` go into slots of the table or
+// are dropped, those that they take the place of are dropped too, and nobody else can put one in:
+// the fields are private to this file, and the table is given out by shared reference only.
 unsafe impl Publish<Faulted<'_, Reserve<Entry>>> for Shadow {
     type Output = Result;
 
@@ -80,5 +85,30 @@ unsafe impl Publish<Faulted<'_, Reserve<Entry>>> for Shadow {
             PageState::Empty | PageState::Error => None,
         });
         table.map(&range, entries, reserve)
+    }
+}
+
+// SAFETY: The table drops every entry for the range and every huge one that has a page in it, and
+// puts none in. The device looks entries up under the lock and has no other cache of them. Neither
+// that nor counting sleeps.
+unsafe impl Mirror for GpuMirror {
+    type Shadow = Shadow;
+    type Reserve = Reserve<Entry>;
+
+    fn zap(&self, shadow: &mut Shadow, invalidation: &Invalidation) {
+        self.count(|c| &c.invalidations, 1);
+        shadow.zap(invalidation.range());
+    }
+
+    fn collided(&self, _range: &PageRange) {
+        self.count(|c| &c.retries, 1);
+    }
+
+    fn excluding(&self, _range: &PageRange) {
+        self.count(|c| &c.slow_paths, 1);
+    }
+
+    fn refused(&self) {
+        self.count(|c| &c.refusals, 1);
     }
 }

@@ -31,10 +31,10 @@ use kernel::{
 };
 use mmu_notifier_helpers::{
     fault::{Access, Buffer, Request},
-    mirror::{Mirror, Subscription},
+    mirror::Subscription,
     notifier::{Attachment, PerMm},
     pages::{Entry, Memory, View},
-    range::{Invalidation, PageRange},
+    range::PageRange,
 };
 
 /// What the invalidations of a mirrored address space act on, besides the page table.
@@ -47,31 +47,9 @@ pub(crate) struct GpuMirror {
 
 impl GpuMirror {
     /// Adds `n` to what `counter` names of the device and of the mirror.
-    fn count(&self, counter: fn(&Counters) -> &Atomic<u64>, n: usize) {
+    pub(crate) fn count(&self, counter: fn(&Counters) -> &Atomic<u64>, n: usize) {
         self.device.counters.add(counter, n);
         self.counters.add(counter, n);
-    }
-}
-
-impl Mirror for GpuMirror {
-    type Shadow = Shadow;
-    type Reserve = Reserve<Entry>;
-
-    fn zap(&self, shadow: &mut Shadow, invalidation: &Invalidation) {
-        self.count(|c| &c.invalidations, 1);
-        shadow.zap(invalidation.range());
-    }
-
-    fn collided(&self, _range: &PageRange) {
-        self.count(|c| &c.retries, 1);
-    }
-
-    fn excluding(&self, _range: &PageRange) {
-        self.count(|c| &c.slow_paths, 1);
-    }
-
-    fn refused(&self) {
-        self.count(|c| &c.refusals, 1);
     }
 }
 

@@ -15,7 +15,7 @@ mod tests {
             PROT_READ, PROT_WRITE,
         },
         check::Outcome,
-        ffi_dma::{bound, new_device, Mapped, Window},
+        ffi_dma::{bound, new_device, Driver, Mapped, Window},
         ffi_mm::{map, new_mm, unmap, write, Protection},
         puppet::Puppet,
     };
@@ -31,24 +31,12 @@ mod tests {
         dma::DmaMap,
         fault::{Access, Buffer, Request},
         interval::IntervalNotifier,
-        mirror::{Mirror, Subscription},
-        range::{Invalidation, PageRange},
+        mirror::Subscription,
+        range::PageRange,
     };
 
     const HUGE_ORDER: u32 = 9;
     const HUGE_SIZE: usize = PAGE_SIZE << HUGE_ORDER;
-
-    /// A driver with a map for its device as shadow.
-    struct Driver;
-
-    impl Mirror for Driver {
-        type Shadow = Window;
-        type Reserve = KVec<Mapped>;
-
-        fn zap(&self, map: &mut Window, invalidation: &Invalidation) {
-            map.unmap(invalidation.range());
-        }
-    }
 
     type Notifier = IntervalNotifier<Driver>;
 
@@ -67,7 +55,7 @@ mod tests {
                 mm,
                 range,
                 Ok::<_, Error>(Driver),
-                kernel::new_mutex!(Window(map), "DmaMap"),
+                kernel::new_mutex!(Window::new(map), "DmaMap"),
             ),
             GFP_KERNEL,
         )

@@ -2,7 +2,7 @@
 
 //! Devices for DMA without hardware, and a shadow that maps for them: what is mapped is never used.
 
-use core::ops::{Deref, DerefMut};
+use core::ops::Deref;
 use kernel::{
     bindings,
     device::{Bound, Device},
@@ -11,13 +11,21 @@ use kernel::{
     faux,
     prelude::*,
 };
-use mmu_notifier_helpers::{dma::DmaMap, invlock::Publish, pages::Faulted};
+use mmu_notifier_helpers::{
+    dma::DmaMap, invlock::Publish, mirror::Mirror, pages::Faulted, range::Invalidation,
+};
 
 /// An entry that was mapped: address, page frame, address for the device.
 pub(crate) type Mapped = (usize, usize, DmaAddress);
 
 /// A map as a shadow.
-pub(crate) struct Window(pub(crate) DmaMap);
+pub(crate) struct Window(DmaMap);
+
+impl Window {
+    pub(crate) const fn new(map: DmaMap) -> Self {
+        Self(map)
+    }
+}
 
 impl Deref for Window {
     type Target = DmaMap;
@@ -27,14 +35,8 @@ impl Deref for Window {
     }
 }
 
-impl DerefMut for Window {
-    fn deref_mut(&mut self) -> &mut DmaMap {
-        &mut self.0
-    }
-}
-
 // SAFETY: `DmaMap::map` neither sleeps nor waits for memory, and what was mapped is noted within
-// the capacity of the vector.
+// the capacity of the vector. The entries are dropped; what is mapped of them `zap` unmaps.
 unsafe impl Publish<Faulted<'_, KVec<Mapped>>> for Window {
     type Output = Result;
 
@@ -43,6 +45,19 @@ unsafe impl Publish<Faulted<'_, KVec<Mapped>>> for Window {
             // There is room for each page.
             let _ = reserve.push_within_capacity((addr, entry.pfn(), dma));
         })
+    }
+}
+
+/// A driver with a map for its device as shadow.
+pub(crate) struct Driver;
+
+// SAFETY: What is in the range is unmapped, and no device uses an address. That does not sleep.
+unsafe impl Mirror for Driver {
+    type Shadow = Window;
+    type Reserve = KVec<Mapped>;
+
+    fn zap(&self, map: &mut Window, invalidation: &Invalidation) {
+        map.0.unmap(invalidation.range());
     }
 }
 

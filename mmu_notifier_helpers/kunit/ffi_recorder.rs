@@ -128,7 +128,8 @@ impl Shadow {
     }
 }
 
-// SAFETY: Assigns and copies; there is no lock and no allocation in it.
+// SAFETY: Assigns and copies; there is no lock and no allocation in it. The entries are dropped: what
+// is kept is what they looked like.
 unsafe impl Publish<Faulted<'_, ()>> for Shadow {
     type Output = Result;
 
@@ -222,7 +223,8 @@ pub(crate) struct Recorder<const TYPE: usize> {
     pub(crate) passes: Option<Arc<Passes>>,
 }
 
-impl<const TYPE: usize> Mirror for Recorder<TYPE> {
+// SAFETY: What is recorded of the range is removed. There is no entry, no device, and no sleeping.
+unsafe impl<const TYPE: usize> Mirror for Recorder<TYPE> {
     type Shadow = Shadow;
     type Reserve = ();
 
@@ -247,7 +249,8 @@ impl<const TYPE: usize> Mirror for Recorder<TYPE> {
     }
 }
 
-impl<const TYPE: usize> TwoPassMirror for Recorder<TYPE> {
+// SAFETY: As above.
+unsafe impl<const TYPE: usize> TwoPassMirror for Recorder<TYPE> {
     type Flush = Arc<Passes>;
 
     fn start(&self, shadow: &mut Shadow, invalidation: &Invalidation) -> Option<Arc<Passes>> {

@@ -44,7 +44,7 @@ impl Tlb {
     }
 }
 
-// SAFETY: Neither sleeps nor allocates.
+// SAFETY: Neither sleeps nor allocates; the entry goes into the TLB, and nobody else puts one there.
 unsafe impl Publish<Faulted<'_, ()>> for Tlb {
     type Output = Result;
     fn publish(&mut self, Faulted { pages, .. }: Faulted<'_, ()>) -> Result {
@@ -57,12 +57,12 @@ unsafe impl Publish<Faulted<'_, ()>> for Tlb {
 }
 
 struct TlbMirror;
-impl Mirror for TlbMirror {
+// SAFETY: Drops the entry if it is in the range; the device has no other cache. It does not sleep.
+unsafe impl Mirror for TlbMirror {
     type Shadow = Tlb;
     type Reserve = ();
     fn zap(&self, tlb: &mut Tlb, invalidation: &Invalidation) {
-        let range = invalidation.range();
-        tlb.0.take_if(|(page, _)| page.overlaps(range));
+        tlb.0.take_if(|(page, _)| page.overlaps(invalidation.range()));
     }
 }
 mmu_notifier_helpers::per_mm_mirror!(TlbMirror, "rust_mmu_mirror");

@@ -47,7 +47,13 @@ use pin_init::{pin_data, pinned_drop, PinInit};
 
 /// A mirror whose device takes a while to forget: invalidations of many mirrors are all started
 /// before the first is waited for.
-pub trait TwoPassMirror: Mirror {
+///
+/// # Safety
+///
+/// What [`Mirror`] promises of `zap` holds of [`start`](Self::start) and [`finish`](Self::finish)
+/// together: the entries are gone from the shadow when the first returns, and from the device when
+/// the second does.
+pub unsafe trait TwoPassMirror: Mirror {
     /// What the device was told to do.
     type Flush: Send + 'static;
 

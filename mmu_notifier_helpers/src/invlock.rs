@@ -102,10 +102,18 @@ pub const IN_FLIGHT: usize = 16;
 ///
 /// # Safety
 ///
-/// [`publish`](Self::publish) must neither sleep nor wait for memory to be freed, on any path, so
-/// it works with memory that was reserved before: reclaim waits for the lock under which it runs,
-/// and the lock may be one that spins. It is for this that publishing is a method of the shadow and
-/// not a closure of whoever faults.
+/// - [`publish`](Self::publish) must neither sleep nor wait for memory to be freed, on any path, so
+///   it works with memory that was reserved before: reclaim waits for the lock under which it runs,
+///   and the lock may be one that spins.
+/// - The shadow must take in what was checked and nothing else: the entries of `plan`. What it took
+///   in before, removed and kept, it must not take in again.
+/// - No entry of `plan` may go anywhere but into the shadow: not into the memory that was reserved,
+///   and not out by what is returned.
+/// - Nothing else that safe code can do with the shadow may put an entry into it, or take one out
+///   other than to drop it.
+///
+/// No compiler sees these, so that it must be an `unsafe impl` that vouches for them. It is for this
+/// that publishing is a method of the shadow and not a closure of whoever faults.
 pub unsafe trait Publish<P> {
     /// What publishing returns.
     type Output;

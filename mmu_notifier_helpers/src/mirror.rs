@@ -18,7 +18,18 @@ use kernel::{
 };
 
 /// What a driver keeps of the addresses that it mirrors, and does when they are invalidated.
-pub trait Mirror: Send + Sync + Sized + 'static {
+///
+/// # Safety
+///
+/// [`zap`](Self::zap) must keep the promises that are made of the entries of a shadow: that those
+/// which are there are true, and their pages in use.
+///
+/// - When it returns, there is no entry for the addresses of the invalidation in the shadow, and
+///   the device uses none that it cached.
+/// - It puts none in, neither one by one nor with a shadow that takes the place of this one, and
+///   takes them out to drop them only: what is out has not been checked any more.
+/// - It does not sleep where its [context](Self::zap#context) forbids it.
+pub unsafe trait Mirror: Send + Sync + Sized + 'static {
     /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an
     /// error if it cannot, and what it reserved for that.
     type Shadow: for<'p> Publish<Faulted<'p, Self::Reserve>, Output = Result>

@@ -46,11 +46,18 @@ pub(crate) const fn order(entry: usize) -> u32 {
 /// A page-table entry that a device may use for as long as its shadow holds it.
 ///
 /// It can be had from [`Pages`] only and cannot be copied, so that there is one for each time that
-/// it was read and checked.
+/// it was read and checked. It can be moved, but there is one place to move it to: [`Publish`] is
+/// unsafe to implement, and so is [`Mirror`], which promise that an entry goes from [`Pages`] into
+/// the shadow, and from there nowhere.
 ///
 /// # Invariants
 ///
-/// An entry of `hmm_range_fault()` with `HMM_PFN_VALID` set, which keeps it from being zero.
+/// - An entry of `hmm_range_fault()` with `HMM_PFN_VALID` set, which keeps it from being zero.
+/// - Its shadow is taking it in, or has done so and not been told to remove it, or is being
+///   dropped.
+///
+/// [`Publish`]: crate::invlock::Publish
+/// [`Mirror`]: crate::mirror::Mirror
 #[derive(PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Entry(NonZero<usize>);
@@ -69,15 +76,20 @@ impl Entry {
     /// Notes that the device may write to the page, so that what it writes is not lost when the
     /// page is reclaimed: the CPU's page tables do not tell.
     ///
+    /// # Safety
+    ///
+    /// The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of
+    /// that shadow held for the length of the call: that is what keeps the page from being freed.
+    ///
     /// # Context
     ///
-    /// For [`Publish`](crate::invlock::Publish). Does not sleep.
+    /// Does not sleep.
     ///
     /// C: `set_page_dirty()`.
-    pub fn mark_dirty(&self) {
+    pub unsafe fn mark_dirty(&self) {
         // SAFETY: By the type invariant the frame was mapped by a process when the entry was read,
-        // so it has a `struct page`; entries exist only in a shadow and while it takes them in, so
-        // no invalidation of it has completed.
+        // so it has a `struct page`, and no invalidation of it has completed, nor does one while
+        // the lock is held, by the promise of the caller.
         unsafe { bindings::mnh_set_page_dirty(self.pfn()) };
     }
 
