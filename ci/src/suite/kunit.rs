@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The KUnit suites of the helper crate. Every case in their sources must run and pass.
+//! The KUnit suites of the helper crate. Every case in their sources must run and pass. And what a
+//! driver must not be able to compile on it.
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use anyhow::{ensure, Context as _, Result};
 use regex::Regex;
 
-use super::Context;
+use super::{leaks, Context};
 use crate::exec;
-use crate::kernel::Kind;
+use crate::kernel::{Kernel, Kind};
 use crate::modules::Which;
+use crate::progress::note;
+use crate::report::{Case, Verdict};
 use crate::vm::Machine;
 
 /// KUnit is off unless it is asked for, and the kernel has suites of its own.
@@ -41,6 +44,12 @@ for name in mmu_notifier_helpers_kunit gpu_mirror_rs mmu_notifier_helpers; do
     report $? "unload $name"
 done"#;
 
+/// Loads the module and removes it again, for those who look at what that left behind.
+const LOAD: &str = r#"dmesg --clear
+insmod "$1"; loaded=$?
+dmesg --notime
+rmmod mmu_notifier_helpers_kunit && exit $loaded"#;
+
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let wanted = sources(&context.paths.checkout.join("mmu_notifier_helpers/kunit"))?;
     let kernel = context.kernel(Kind::Debug)?;
@@ -60,12 +69,141 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         append: APPEND.map(str::to_owned).into(),
         ..exec::plain(&kernel)
     };
-    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
-    command.push(suites.into());
+    misuse(context, &kernel, &suites.with_file_name(METADATA))?;
 
-    let boots = context.boot(&kernel.name, &machine, driver, command)?;
+    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
+    command.push(suites.clone().into());
+    let boots = context.boot(&kernel.name, &machine, driver.clone(), command)?;
     context.judge_wanted("", &boots, &wanted);
+
+    if context.full {
+        // What is looked for last are objects that nobody refers to when all modules are gone.
+        let program = ["sh", "-c", LOAD, "sh"].map(Into::into);
+        let program = program.into_iter().chain([suites.into()]).collect();
+        leaks::run(context, machine, driver, program, &wanted)?;
+    }
     Ok(())
+}
+
+/// What a build of the helper crate leaves for those who build on it.
+const METADATA: &str = "libmmu_notifier_helpers.rmeta";
+/// Where the cases are, and the one that must compile: else the others might fail for what they have
+/// in common.
+const MISUSE: &str = "mmu_notifier_helpers/tests/kernel_compile_fail";
+const RIGHT: &str = "uses_it_right";
+
+/// Lets the compiler refuse what must not compile, with the kernel's own build of it.
+fn misuse(context: &mut Context<'_>, kernel: &Kernel, metadata: &Path) -> Result<()> {
+    let dir = context.paths.checkout.join(MISUSE);
+    let wanted = refusals(&dir)?;
+    note(format!("compiling {} cases of misuse", wanted.len() - 1));
+    let output = context
+        .paths
+        .mo_dir(Path::new("misuse").join(&kernel.slot))?;
+    let set = |name: &str, path: &Path| {
+        let mut arg = OsString::from(name);
+        arg.push(path);
+        arg
+    };
+    // Nothing is taken from a build before this one.
+    fs::remove_dir_all(&output)?;
+    fs::create_dir(&output)?;
+    let args = [
+        "-k".into(),
+        "-Otarget".into(),
+        "-C".into(),
+        kernel.build.clone().into(),
+        set("M=", &dir),
+        set("MO=", &output),
+        set("RMETA=", metadata),
+        "LLVM=1".into(),
+    ];
+    let said = context
+        .tools
+        .make(&args)
+        .stderr_to_stdout()
+        .unchecked()
+        .read()?;
+    fs::write(context.logs.join("misuse.log"), &said)?;
+    for (name, reason) in wanted {
+        let is_built = output.join(&name).with_extension("o").is_file();
+        let verdict = refused(&errors(&said, &name), reason.as_deref(), is_built);
+        let case = Case::new(format!("does not compile: {name}"), verdict);
+        context.cases.push(match reason {
+            Some(_) => case,
+            None => Case::new(format!("compiles: {name}"), case.verdict),
+        });
+    }
+    Ok(())
+}
+
+/// The cases in `dir`, each with how the one error starts that it must have.
+fn refusals(dir: &Path) -> Result<Vec<(String, Option<String>)>> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let paths: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<_>>()?;
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|is| is == "rs"))
+    {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let source = fs::read_to_string(path)?;
+        let reason = source
+            .lines()
+            .find_map(|line| line.strip_prefix("// error"));
+        ensure!(
+            reason.is_some() != (name == RIGHT),
+            "{} does not say with which error",
+            path.display()
+        );
+        found.push((name.into_owned(), reason.map(|rest| format!("error{rest}"))));
+    }
+    found.sort();
+    ensure!(
+        found.iter().any(|(name, _)| name == RIGHT) && found.len() > 1,
+        "{} lacks cases",
+        dir.display()
+    );
+    Ok(found)
+}
+
+/// The errors in what make said that are in the source of the case.
+fn errors<'a>(said: &'a str, name: &str) -> Vec<&'a str> {
+    let file = format!("/{name}.rs:");
+    let mut found = Vec::new();
+    let mut error = None;
+    for line in said.lines() {
+        if line.starts_with("error") {
+            error = Some(line);
+        } else if line.trim_start().starts_with("--> ") {
+            found.extend(error.take().filter(|_| line.contains(&file)));
+        }
+    }
+    found
+}
+
+/// Whether the compiler said what it should, and that alone.
+fn refused(errors: &[&str], reason: Option<&str>, is_built: bool) -> Verdict {
+    let right = match reason {
+        Some(reason) => {
+            !is_built && !errors.is_empty() && errors.iter().all(|e| e.starts_with(reason))
+        }
+        None => is_built && errors.is_empty(),
+    };
+    if right {
+        return Verdict::Pass;
+    }
+    let found = match errors {
+        [] if is_built => "it compiles".into(),
+        [] => "it has no error of its own".into(),
+        errors => errors.join("; "),
+    };
+    Verdict::Fail(match reason {
+        Some(reason) => format!("{found}, and not {reason}"),
+        None => found,
+    })
 }
 
 /// Every case that there is in the sources in `dir`, with the name of its suite.
@@ -110,6 +248,36 @@ mod tests {
             "#[kunit_tests(one)]\nmod a {\n    #[test]\n    fn b() -> Outcome {\n    fn c() {}\n\
                       #[kunit_tests(two)]\nmod d {\n#[test]\nfn e() {}";
         assert_eq!(cases(source), ["one.b", "two.e"]);
+    }
+
+    #[test]
+    fn each_error_belongs_to_the_file_that_it_is_in() {
+        let said = "  RUSTC [M] a.o\nerror[E0507]: cannot move\n --> /d/a.rs:1:2\n |\n  ::: x\n\
+                    error: aborting due to 1 previous error\n\nerror[E0001]: other\n  --> /d/b.rs:1\n";
+        assert_eq!(errors(said, "a"), ["error[E0507]: cannot move"]);
+        assert_eq!(errors(said, "b"), ["error[E0001]: other"]);
+        assert_eq!(errors(said, "c"), [""; 0]);
+    }
+
+    #[test]
+    fn misuse_must_fail_for_its_reason() {
+        let why = |errors: &[&str], is_built| refused(errors, Some("error[E1]"), is_built);
+        assert_eq!(why(&["error[E1]: x"], false), Verdict::Pass);
+        let fail = |cause: &str| Verdict::Fail(format!("{cause}, and not error[E1]"));
+        assert_eq!(why(&[], true), fail("it compiles"));
+        assert_eq!(why(&[], false), fail("it has no error of its own"));
+        let both = ["error[E1]: x", "error[E2]: y"];
+        assert_eq!(why(&both, false), fail("error[E1]: x; error[E2]: y"));
+        assert_eq!(refused(&[], None, true), Verdict::Pass);
+        assert!(matches!(refused(&[], None, false), Verdict::Fail(_)));
+    }
+
+    #[test]
+    fn each_case_of_misuse_has_a_reason() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(MISUSE);
+        assert!(refusals(&dir).unwrap().len() > 10);
     }
 
     #[test]
