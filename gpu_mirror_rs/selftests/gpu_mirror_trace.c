@@ -8,6 +8,7 @@
 
 #include "kselftest_harness.h"
 #include "gpu_mirror.h"
+#include "gpu_mirror_chase.h"
 
 #define TRACEFS		"/sys/kernel/tracing"
 #define INSTANCE	TRACEFS "/instances/gpu_mirror"
@@ -18,6 +19,7 @@
 #define LEAF_SIZE	(2UL << 20)
 
 #define TEXT_SIZE	128
+#define TIMEOUT		120
 
 static void put(const char *path, const char *text)
 {
@@ -66,8 +68,8 @@ static const char *says(const void *mem, size_t npages, const char *rest)
 {
 	static char text[TEXT_SIZE];
 
-	snprintf(text, sizeof(text), "start=%#lx end=%#lx %s", (unsigned long)mem,
-		 (unsigned long)page_at(mem, npages), rest);
+	snprintf(text, sizeof(text), "start=%#lx end=%#lx%s%s", (unsigned long)mem,
+		 (unsigned long)page_at(mem, npages), *rest ? " " : "", rest);
 	return text;
 }
 
@@ -249,6 +251,38 @@ TEST_F(trace, no_collision_elsewhere)
 	EXPECT_EQ(0, events("collision", self->mem, 2, self->text));
 	EXPECT_EQ(1, events("fault", self->mem, 2, self->text));
 	EXPECT_STREQ(says(self->mem, 2, FAULT("read", "0")), self->text);
+}
+
+/* A fault whose tries all collide, until it holds off everybody else. */
+TEST_F_TIMEOUT(trace, slow_path, TIMEOUT)
+{
+	unsigned int collisions = 0;
+	struct chase chase;
+	char *rest;
+
+	if (!chase_start(&chase))
+		SKIP(return, NO_USERFAULTFD);
+	put(BUFFER, "");
+	ASSERT_TRUE(chase_into_slow_path(&chase, 1));
+	EXPECT_LE(1, events("slow_path", chase.mem, LEAF_PAGES, self->text));
+	EXPECT_STREQ(says(chase.mem, LEAF_PAGES, ""), self->text);
+
+	put(BUFFER, "");
+	__atomic_store_n(&chase.over, true, __ATOMIC_SEQ_CST);
+	trap_release(&chase.trap, NEW_DATA);
+	pthread_join(chase.thread, NULL);
+	ASSERT_EQ(0, chase.ret);
+	EXPECT_TRUE(page_holds(chase.data, 0, NEW_DATA));
+	EXPECT_EQ(1, events("fault", chase.mem, LEAF_PAGES, self->text));
+	rest = strstr(self->text, " collisions=");
+	ASSERT_NE(NULL, rest);
+	if (sscanf(rest, " collisions=%u slow=1", &collisions) != 1)
+		die(rest);
+	EXPECT_LT(0, collisions);
+	EXPECT_STREQ(" slow=1", strrchr(rest, ' '));
+	*rest = '\0';
+	EXPECT_STREQ(says(chase.mem, LEAF_PAGES, "access=read result=0"), self->text);
+	EXPECT_EQ(0, close(chase.fd));
 }
 
 TEST_HARNESS_MAIN
