@@ -79,9 +79,32 @@ int mnh_vma_start_write_range(struct mm_struct *mm, unsigned long start, unsigne
 }
 EXPORT_SYMBOL_GPL(mnh_vma_start_write_range);
 
+/* As vma_is_secretmem(), which modules do not have. */
+static bool mnh_is_secret(const struct vm_area_struct *vma)
+{
+	return vma->vm_file && file_inode(vma->vm_file)->i_sb->s_magic == SECRETMEM_MAGIC;
+}
+
 /*
- * Cuts the range to the first secret memory in it, if there is some. As
- * vma_is_secretmem(), which modules do not have. The mmap lock must be held.
+ * Whether the range is known to have no secret memory: one VMA is all of it,
+ * which nobody changes just now. Waits for nobody, whoever has the mmap lock.
+ */
+bool mnh_has_no_secret(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct vm_area_struct *vma = lock_vma_under_rcu(mm, start);
+	bool open;
+
+	if (!vma)
+		return false;
+	open = end <= vma->vm_end && !mnh_is_secret(vma);
+	vma_end_read(vma);
+	return open;
+}
+EXPORT_SYMBOL_GPL(mnh_has_no_secret);
+
+/*
+ * Cuts the range to the first secret memory in it, if there is some. The mmap
+ * lock must be held.
  */
 bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *end)
 {
@@ -89,7 +112,7 @@ bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *
 	struct vm_area_struct *vma;
 
 	for_each_vma_range(vmi, vma, *end) {
-		if (!vma->vm_file || file_inode(vma->vm_file)->i_sb->s_magic != SECRETMEM_MAGIC)
+		if (!mnh_is_secret(vma))
 			continue;
 		*start = max(*start, vma->vm_start);
 		*end = min(*end, vma->vm_end);

@@ -34,6 +34,8 @@ use kernel::{
 pub const DEFAULT_TIMEOUT: Delta = Delta::from_millis(bindings::HMM_RANGE_DEFAULT_TIMEOUT as i64);
 
 /// What the device wants of the pages.
+///
+/// C: `HMM_PFN_REQ_FAULT` and `HMM_PFN_REQ_WRITE` of `enum hmm_pfn_flags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Nothing: tell what is there, and fault nothing in.
@@ -109,6 +111,12 @@ impl<'a> Request<'a> {
     /// The core faults in a hole of the page tables as a whole if one of its pages is wanted, and
     /// with a page the rest of its 2 MiB in the range, so a page that is only looked at may be
     /// faulted in with its neighbours.
+    ///
+    /// # Errors
+    ///
+    /// None here; the fault returns `EINVAL` if there are fewer or more than pages.
+    ///
+    /// C: `hmm_pfns` of `struct hmm_range` with `pfn_flags_mask`.
     pub const fn each(range: PageRange, accesses: &'a [Access]) -> Self {
         Self {
             wanted: Wanted::Each(accesses),
@@ -407,9 +415,10 @@ fn read(
             // lock. SAFETY: As above, but for the mmap lock, which the function takes itself; the
             // mm has subscriptions, one of which we read for.
             let result = unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut hmm, 0) };
-            if result == 0 {
-                // Later is as good: what was mapped here before has been unmapped, which is a
-                // collision.
+            // Later is as good: what was mapped here before has been unmapped, which is a
+            // collision. The mmap lock is waited for a second time only where it must be: who
+            // collapses huge pages keeps it for long.
+            if result == 0 && !has_no_secret(mm, &request.range) {
                 let _mmap = MmapReadKillable::lock(mm)?;
                 // SAFETY: The mmap lock is held.
                 unsafe { hide_secrets(mm, request, pfns) }?;
@@ -420,6 +429,12 @@ fn read(
     let whole = undisturbed(result)?;
     straighten(&request.range, owner, pfns);
     Ok(whole)
+}
+
+/// Whether there is no secret memory in `range`, as far as can be told without the mmap lock.
+fn has_no_secret(mm: &MmWithUser, range: &PageRange) -> bool {
+    // SAFETY: `mm` is valid; the function locks what it looks at, and waits for nobody.
+    unsafe { bindings::mnh_has_no_secret(mm.as_raw(), range.start(), range.end()) }
 }
 
 /// Makes errors of the entries of secret memory, which hmm hands out as any other: nobody but its
