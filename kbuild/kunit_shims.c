@@ -86,4 +86,18 @@ bool mnh_kunit_is_asleep(const struct task_struct *task)
 	return READ_ONCE(task->__state) & TASK_UNINTERRUPTIBLE;
 }
 
+/*
+ * Lets the @nth allocation of the current task fail that may not wait for
+ * memory; none for 0. Whether the kernel can do that.
+ */
+bool mnh_kunit_fail_nth_allocation(unsigned int nth)
+{
+#ifdef CONFIG_FAILSLAB
+	WRITE_ONCE(current->fail_nth, nth);
+	return true;
+#else
+	return false;
+#endif
+}
+
 MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");

@@ -25,5 +25,6 @@ void mnh_kunit_unmap_file(struct file *file, size_t offset, size_t len);
 bool mnh_kunit_range_blockable(const struct mmu_notifier_range *range);
 int mnh_kunit_module_refcount(struct module *module);
 bool mnh_kunit_is_asleep(const struct task_struct *task);
+bool mnh_kunit_fail_nth_allocation(unsigned int nth);
 
 #endif /* MMU_NOTIFIER_HELPERS_KUNIT_SHIMS_H */

@@ -159,6 +159,22 @@ pub(crate) fn unmap(mm: &MmWithUser, range: &PageRange) -> Result {
     })?)
 }
 
+/// The same, while the first allocation fails that must not wait for memory, if the kernel can do
+/// that, which is returned.
+///
+/// C: `CONFIG_FAILSLAB`, `fail_nth` of `struct task_struct`.
+pub(crate) fn unmap_without_memory(mm: &MmWithUser, range: &PageRange) -> Result<bool> {
+    attached(mm, || {
+        // SAFETY: Sets a field of the current task.
+        let can_fail = unsafe { shims::mnh_kunit_fail_nth_allocation(1) };
+        // SAFETY: The thread has an address space.
+        let result = to_result(unsafe { bindings::vm_munmap(range.start(), range.len()) });
+        // SAFETY: As above.
+        unsafe { shims::mnh_kunit_fail_nth_allocation(0) };
+        result.map(|()| can_fail)
+    })?
+}
+
 /// Reads a byte of the memory at `addr`.
 pub(crate) fn touch(mm: &MmWithUser, addr: usize) -> Result {
     attached(mm, || {

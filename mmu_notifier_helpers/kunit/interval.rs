@@ -10,7 +10,10 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         check::Outcome,
-        ffi_mm::{count, map, map_over, new_mm, unmap, users, write, Protection::ReadWrite},
+        ffi_mm::{
+            count, map, map_over, new_mm, unmap, unmap_without_memory, users, write,
+            Protection::ReadWrite,
+        },
         ffi_recorder::{fault, watch, watch_two_pass, Passes},
         stage::{pages, Stage},
         thread::Thread,
@@ -262,6 +265,24 @@ mod tests {
         check_eq!(passes.finished.get(), 2);
         drop((one, other));
         check_eq!((users(&mm), count(&mm)), (1, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn without_memory_a_second_pass_comes_at_once() -> Outcome {
+        let mm = new_mm()?;
+        let range = map(&mm, 4, ReadWrite)?;
+        let passes = Arc::new(Passes::default(), GFP_KERNEL)?;
+        let one = watch_two_pass(&mm, range, passes.clone())?;
+        let other = watch_two_pass(&mm, pages(&range, 1, 3)?, passes.clone())?;
+        fault(&*one, &mm, range, Access::Write)?;
+        fault(&*other, &mm, *other.range(), Access::Write)?;
+        let can_fail = unmap_without_memory(&mm, &pages(&range, 1, 1)?)?;
+        check_eq!((passes.started.get(), passes.finished.get()), (2, 2));
+        // The first one has no memory to note that it is to be finished later.
+        check_eq!(passes.late.get(), usize::from(can_fail));
+        check_eq!(one.lock().len(), 3);
+        check_eq!(other.lock().len(), 2);
         Ok(())
     }
 }

@@ -12,13 +12,16 @@ mod tests {
         bindings::*,
         check::{Failure, Outcome},
         ffi_hold::Hold,
-        ffi_mm::users,
+        ffi_mm::{new_mm, users},
         ffi_recorder::{
-            attach_with, fault, request, watch, Context, Notifier, Recorder, Seen, Shadow,
+            attach, attach_with, fault, request, watch, watch_two_pass, Context, Notifier, Passes,
+            Recorder, Seen, Shadow,
         },
         gate::Gate,
         ledger::{contexts, Ledger},
         puppet::{Puppet, ADDR},
+        stage::Stage,
+        wait::PATIENCE,
     };
     use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc};
     use mmu_notifier_helpers::{
@@ -245,6 +248,98 @@ mod tests {
         let release = (range, Event::Release, true);
         check!(notifier.lock().zaps().any(|zap| zap == release));
         Ok(())
+    }
+
+    #[test]
+    fn the_reaper_is_refused_in_two_passes() -> Outcome {
+        let (puppet, range) = process(4)?;
+        let passes = Arc::new(Passes::default(), GFP_KERNEL)?;
+        let counts = || (passes.started.get(), passes.finished.get());
+        let mm = puppet.mm()?;
+        let first = watch_two_pass(&mm, range, passes.clone())?;
+        let behind = PageRange::new(range.start() + PAGE_SIZE, range.end())?;
+        let second = watch_two_pass(&mm, behind, passes.clone())?;
+        fault(&*first, &mm, range, Access::Write)?;
+        fault(&*second, &mm, behind, Access::Write)?;
+        drop(mm);
+        let (reaper, fd) = killed_before_a_reaper(&puppet)?;
+        check_eq!(counts(), (0, 0));
+
+        // What the first one has started is finished, though the second one refuses.
+        let shadow = second.lock();
+        let outcome = reaper.call(__NR_process_mrelease, [fd, 0]);
+        check_eq!(outcome, Err(EAGAIN));
+        check_eq!(shadow.counts(), (3, 0));
+        drop(shadow);
+        check_eq!(counts(), (1, 1));
+        check_eq!(first.mirror().refusals.get(), 0);
+        check_eq!(second.mirror().refusals.get(), 1);
+
+        check_eq!(reaper.call(__NR_process_mrelease, [fd, 0]), Ok(0));
+        check_eq!(counts(), (3, 3));
+        for (notifier, watched) in [(&first, range), (&second, behind)] {
+            let shadow = notifier.lock();
+            check_eq!(shadow.last_zap(), Some((watched, Event::Clear, false)));
+            check_eq!(shadow.len(), 0);
+        }
+        Ok(())
+    }
+
+    /// Kills the process, which does not come out of the kernel to die, and returns who can take
+    /// its memory from it, by the number.
+    fn killed_before_a_reaper(puppet: &Puppet) -> Outcome<(Puppet, i64)> {
+        let reaper = Puppet::start()?;
+        let pid = i64::from(puppet.pid()?);
+        let fd = reaper.call(__NR_pidfd_open, [pid, 0])?;
+        reaper.call(__NR_kill, [pid, SIGKILL.into()])?;
+        Ok((reaper, fd))
+    }
+
+    #[test]
+    fn a_reader_that_waits_can_be_killed() -> Outcome {
+        let _ledger = Ledger::open()?;
+        let stage = Stage::new(1)?;
+        let context = Context::<1>::get(&stage.mm)?;
+        let mirror = Arc::new(attach(&context)?, GFP_KERNEL)?;
+        let invalidating = stage.invalidate(&stage.range)?;
+
+        let puppet = Puppet::start()?;
+        let (theirs, mm, range) = (mirror.clone(), stage.mm.clone(), stage.range);
+        puppet.send(move || {
+            let patient = Request::new(range, Access::Read).with_timeout(PATIENCE);
+            request(&*theirs, &mm, &patient, 1)
+        })?;
+        check!(puppet.sleeps_on_its_errand()?);
+        killed_before_a_reaper(&puppet)?;
+        check_eq!(puppet.back()?, Err(EINTR));
+        check!(!stage.gate.was_passed());
+        check_eq!(mirror.lock().publications(), 0);
+
+        // Nothing of it is left that the end of the invalidation, or the next reader, meets.
+        stage.gate.open();
+        invalidating.join()?;
+        fault(&*mirror, &stage.mm, stage.range, Access::Read)?;
+        check_eq!(mirror.lock().len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_context_that_cannot_be_registered_is_freed() -> Outcome {
+        let ledger = Ledger::open()?;
+        let mm = new_mm()?;
+        let puppet = Puppet::start()?;
+        killed_before_a_reaper(&puppet)?;
+        // The mmap lock is free, so it is had; a task that is killed does not get the others.
+        let theirs = mm.clone();
+        puppet.send(move || Context::<1>::get(&theirs).map(drop))?;
+        check_eq!(puppet.back()?, Err(EINTR));
+        drop(puppet);
+        ledger.balance([&mm])?;
+
+        let context = Context::<1>::get(&mm)?;
+        check_eq!(contexts(), 1);
+        drop(context);
+        ledger.balance([&mm])
     }
 
     /// The context of a process, which has a mirror with all of `range` in it.

@@ -14,7 +14,8 @@ use crate::{
         MAP_PRIVATE, PROT_READ, PROT_WRITE,
     },
     ffi_device::{expect, start, NODE},
-    wait::Waited,
+    ffi_mm::is_asleep,
+    wait::{eventually, Waited},
 };
 use kernel::{
     ioctl::_IOWR,
@@ -22,7 +23,7 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     sync::{aref::ARef, Arc},
-    task::Pid,
+    task::{Pid, Task},
 };
 use mmu_notifier_helpers::range::PageRange;
 
@@ -51,8 +52,21 @@ while (1) {
 /// A system call: its number and arguments.
 type Call = [i64; 7];
 
+/// What a process does in the kernel, on its way to the next system call.
+pub(crate) type Errand = KBox<dyn FnMut() -> Result + Send>;
+
+/// What a process is told.
+enum Order {
+    Call(Call),
+    Errand(Errand),
+}
+
 #[derive(Default)]
 struct State {
+    errand: Option<Errand>,
+    /// Who is on an errand, and what became of the last one.
+    errant: Option<ARef<Task>>,
+    done: Option<Result>,
     process: Option<(ARef<Mm>, Pid)>,
     call: Option<Call>,
     is_calling: bool,
@@ -96,12 +110,32 @@ impl Session {
                 state.result = Some(result);
             }
         });
-        let [nr, a, b, c, d, e, f] = self.state.wait_uninterruptible(|state| {
-            let call = state.call.take()?;
-            state.is_calling = true;
-            Some(call)
+        loop {
+            let order = self.state.wait_uninterruptible(|state| {
+                if let Some(errand) = state.errand.take() {
+                    return Some(Order::Errand(errand));
+                }
+                let call = state.call.take()?;
+                state.is_calling = true;
+                Some(Order::Call(call))
+            });
+            match order {
+                Order::Call([nr, a, b, c, d, e, f]) => return [0, nr, a, b, c, d, e, f],
+                Order::Errand(errand) => self.go(errand),
+            }
+        }
+    }
+
+    fn go(&self, mut errand: Errand) {
+        let task = ARef::from(&**kernel::current!());
+        self.state.with(|state| state.errant = Some(task));
+        let result = errand();
+        // What it holds is gone when the result is there.
+        drop(errand);
+        self.state.with(|state| {
+            state.errant = None;
+            state.done = Some(result);
         });
-        [0, nr, a, b, c, d, e, f]
     }
 }
 
@@ -176,6 +210,34 @@ impl Puppet {
         expect(session.clone());
         self.call(__NR_fork, [])?;
         Self::meet(session)
+    }
+
+    /// Sends it on an errand, without waiting for the result.
+    pub(crate) fn send(&self, errand: impl FnMut() -> Result + Send + 'static) -> Result {
+        let errand: Errand = KBox::new(errand, GFP_KERNEL)?;
+        self.0.state.with(|state| {
+            state.done = None;
+            state.errand = Some(errand);
+        });
+        Ok(())
+    }
+
+    /// Waits until it sleeps on its errand or is back, and tells whether it sleeps.
+    pub(crate) fn sleeps_on_its_errand(&self) -> Result<bool> {
+        let state = &self.0.state;
+        let task = state.wait(|state| match (&state.errant, state.done) {
+            (Some(task), _) => Some(Some(task.clone())),
+            (None, Some(_)) => Some(None),
+            (None, None) => None,
+        })?;
+        let is_back = || state.with(|state| state.done.is_some());
+        let sleeps = task.is_some_and(|task| eventually(|| is_back() || is_asleep(&task)));
+        Ok(sleeps && !is_back())
+    }
+
+    /// Waits for the result of its errand.
+    pub(crate) fn back(&self) -> Result<Result> {
+        self.0.state.wait(|state| state.done.take())
     }
 
     fn process(&self) -> Result<(ARef<Mm>, Pid)> {
