@@ -3,6 +3,8 @@
  * What the GPU mirror counts, for each device and each mirror: that the numbers
  * are those of what was done, and that they come and go with the mirror.
  */
+#include <glob.h>
+
 #include "kselftest_harness.h"
 #include "gpu_mirror.h"
 
@@ -141,6 +143,26 @@ TEST_F(counters, count_faults_and_pages)
 	expect_counts(_metadata, two, self->fd, HMM_DMIRROR_READ, page_at(border, -2), 4, 2, 4);
 }
 
+/* What all mirrors of the process on the device count together. */
+static __u64 counter_sum(int unit, pid_t pid, const char *name)
+{
+	struct counters one = device_counters(unit);
+	char pattern[128];
+	glob_t mirrors;
+	__u64 sum = 0;
+	size_t i;
+
+	snprintf(pattern, sizeof(pattern), "%s/%d-*", one.dir, pid);
+	if (glob(pattern, 0, NULL, &mirrors))
+		die(pattern);
+	for (i = 0; i < mirrors.gl_pathc; i++) {
+		snprintf(one.dir, sizeof(one.dir), "%s", mirrors.gl_pathv[i]);
+		sum += counter(&one, name);
+	}
+	globfree(&mirrors);
+	return sum;
+}
+
 static void map_unmap(void *mem)
 {
 	unmap(mem, 4);
@@ -211,6 +233,12 @@ TEST_F(counters, are_apart_for_two_mirrors)
 	EXPECT_EQ(0, counter(&self->mirror, "faults"));
 	EXPECT_EQ(1, counter(&second, "faults"));
 	EXPECT_EQ(0, counter(&elsewhere, "faults"));
+
+	/* Those of one device have the process in common, so that they can be added up. */
+	ASSERT_EQ(0, device_read(self->fd, mem, data, 4));
+	EXPECT_EQ(1, counter(&self->mirror, "faults"));
+	EXPECT_EQ(2, counter_sum(variant->unit, getpid(), "faults"));
+	EXPECT_EQ(0, counter_sum(!variant->unit, getpid(), "faults"));
 
 	/* Each mirror is invalidated, whether or not it has the pages. */
 	EXPECT_EQ(1, invalidations(&self->mirror, &second, drop, &counted));

@@ -62,6 +62,10 @@ impl Counters {
 }
 
 /// The counters of one mirror, in a directory of their own below that of the device.
+///
+/// A mirror is an open file, so an address space may have several. Their directories have the
+/// process in common: what was done in the address space is the sum, but for invalidations, of
+/// which each mirror is told.
 #[pin_data]
 pub(crate) struct MirrorCounters {
     #[pin]
