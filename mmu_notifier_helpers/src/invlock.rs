@@ -217,7 +217,14 @@ impl<S, const N: usize> Unpin for State<S, N> {}
 
 impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
     /// A lock around `shadow`, with nothing in flight. Use [`new_invlock!`], which makes the lock
-    /// classes.
+    /// classes. Initialising it allocates nothing and cannot fail.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep. Invalidations that are in flight already must not be told to it at their
+    /// [end](Self::end).
+    ///
+    /// C: `spin_lock_init()` or `mutex_init()`, and `init_waitqueue_head()`.
     pub fn new(
         shadow: S,
         name: &'static CStr,
@@ -249,7 +256,6 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
 
     /// Locks the shadow for what is neither an invalidation nor a reader: taking away entries that
     /// nobody asked to go, or adding a part without any. Tells whether it was released, too.
-    #[cfg(CONFIG_RUST)]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut S, bool) -> R) -> R {
         let mut state = self.state.lock();
         let released = state.released;
@@ -263,6 +269,21 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
         deadline.pass();
         drop(state);
         self.idle.notify_all();
+    }
+
+    /// Kills who waits until `deadline`.
+    #[cfg(not(CONFIG_RUST))]
+    pub fn kill(&self, deadline: &Deadline) {
+        let state = self.state.lock();
+        deadline.kill();
+        drop(state);
+        self.idle.notify_all();
+    }
+
+    /// What the context of an address space does when a mirror comes or goes, for the models.
+    #[cfg(not(CONFIG_RUST))]
+    pub fn rearrange<R>(&self, f: impl FnOnce(&mut S, bool) -> R) -> R {
+        self.with(f)
     }
 }
 
@@ -368,7 +389,13 @@ pub struct Reader<'a, M: Marked, S, B: Backend, const N: usize = IN_FLIGHT> {
 
 impl<'a, M: Marked, S, B: Backend, const N: usize> Reader<'a, M, S, B, N> {
     /// A reader of `range`. The mark of `marked` is set when an invalidation interferes with it,
-    /// which it can look at to give up early.
+    /// which it can look at to give up early. It is registered by [`Self::begin`], not here;
+    /// initialising it takes no lock, allocates nothing and cannot fail.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep. It may be on the stack, where it stays until it is dropped, which takes
+    /// the lock.
     pub fn new(
         lock: &'a InvLock<S, B, N>,
         range: PageRange,

@@ -167,8 +167,13 @@ mod host {
         },
     };
 
-    /// A moment that somebody declares to have come: the model checker has no time.
-    pub struct Deadline(Atomic<bool>);
+    /// A moment that somebody declares to have come: the model checker has no time. And the fate of
+    /// the task that waits until then, which somebody declares to be killed.
+    pub struct Deadline(Atomic<usize>);
+
+    const AHEAD: usize = 0;
+    const PASSED: usize = 1;
+    const KILLED: usize = 2;
 
     impl Default for Deadline {
         fn default() -> Self {
@@ -179,16 +184,29 @@ mod host {
     impl Deadline {
         /// One that has not come.
         pub fn new() -> Self {
-            Self(Atomic::new(false))
+            Self(Atomic::new(AHEAD))
         }
 
         /// Whether it has passed.
         pub fn passed(&self) -> bool {
-            self.0.load(Relaxed)
+            self.0.load(Relaxed) == PASSED
         }
 
         pub(crate) fn pass(&self) {
-            self.0.store(true, Relaxed);
+            self.0.store(PASSED, Relaxed);
+        }
+
+        pub(crate) fn kill(&self) {
+            self.0.store(KILLED, Relaxed);
+        }
+
+        /// Why to wait no longer.
+        fn end(&self) -> Result {
+            match self.0.load(Relaxed) {
+                PASSED => Err(EBUSY),
+                KILLED => Err(EINTR),
+                _ => Ok(()),
+            }
         }
     }
 
@@ -207,21 +225,16 @@ mod host {
             })
         }
 
-        /// Waits for a notification or the deadline.
+        /// Waits for a notification, the deadline, or to be killed.
         pub fn wait<'a, T, B: Backend>(
             &self,
             mut guard: Guard<'a, T, B>,
             deadline: &Deadline,
         ) -> (Guard<'a, T, B>, Result) {
-            if !deadline.passed() {
+            if deadline.end().is_ok() {
                 self.condvar.wait(&mut guard);
             }
-            let result = if deadline.passed() {
-                Err(EBUSY)
-            } else {
-                Ok(())
-            };
-            (guard, result)
+            (guard, deadline.end())
         }
 
         /// Wakes everybody.

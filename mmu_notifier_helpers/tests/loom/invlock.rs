@@ -13,7 +13,7 @@ use crate::{
     world::{pages, spawn, World},
 };
 use kernel::error::{
-    code::{EBUSY, ESRCH},
+    code::{EBUSY, EINTR, ESRCH},
     Result,
 };
 use loom::thread;
@@ -380,6 +380,52 @@ mod waiting {
         });
     }
 
+    /// The invalidation does not end; the reader is killed at any time.
+    #[test]
+    fn until_killed() {
+        holds("waiting, killed", || {
+            let world = World::<1>::new();
+            world.start(&pages(0, 1));
+            let (reader, deadline) = impatient(&world);
+            world.lock().kill(&deadline);
+            assert_eq!(reader.join().unwrap(), Err(EINTR));
+            world.end(&pages(0, 1));
+            world.check();
+        });
+    }
+
+    /// Whichever of the two comes first, the reader does not stay.
+    #[test]
+    fn until_killed_or_the_end() {
+        holds("waiting, killed or end", || {
+            let world = World::<1>::new();
+            world.start(&pages(0, 1));
+            let (reader, deadline) = impatient(&world);
+            let end = spawn(&world, |world| world.end(&pages(0, 1)));
+            world.lock().kill(&deadline);
+            let result = reader.join().unwrap();
+            assert!(matches!(result, Ok(()) | Err(EINTR)), "{result:?}");
+            end.join().unwrap();
+            world.check();
+        });
+    }
+
+    /// One of two that wait is killed; the other goes on to wait, and gets what it wants.
+    #[test]
+    fn one_of_two_killed() {
+        holds("2 waiting, 1 killed", || {
+            let world = World::<1>::new();
+            world.start(&pages(0, 1));
+            let (killed, deadline) = impatient(&world);
+            let other = spawn(&world, |world| finishes(world, &pages(0, 1), 1));
+            world.lock().kill(&deadline);
+            assert_eq!(killed.join().unwrap(), Err(EINTR));
+            world.end(&pages(0, 1));
+            other.join().unwrap();
+            world.check();
+        });
+    }
+
     /// The deadline is for waiting. Who need not wait does not lose by it.
     #[test]
     fn the_deadline_alone_disturbs_nobody() {
@@ -478,6 +524,45 @@ mod teardown {
             let result = reader.join().unwrap();
             assert!(matches!(result, Ok(()) | Err(ESRCH)), "{result:?}");
             is_empty_for_good(&world);
+        });
+    }
+}
+
+/// Entries that are taken away under the lock by who invalidates nothing, as when a mirror goes.
+mod rearrangement {
+    use super::*;
+
+    #[test]
+    fn beside_a_fault_and_an_invalidation() {
+        holds("entries taken away, 1 invalidator, 1 reader", || {
+            let world = World::<1>::new();
+            let invalidator = spawn(&world, |world| world.invalidate(&pages(0, 1)));
+            let reader = spawn(&world, |world| finishes(world, &pages(0, 1), 2));
+            assert!(!world.take_away());
+            invalidator.join().unwrap();
+            reader.join().unwrap();
+            world.check();
+        });
+    }
+
+    /// Once it finds that all is over nothing comes any more, whoever is reading.
+    #[test]
+    fn beside_a_release() {
+        holds("entries taken away, release, 1 reader", || {
+            let world = World::<1>::new();
+            let release = spawn(&world, |world| world.release());
+            let reader = spawn(&world, |world| {
+                world.fault(&pages(0, 1), &Deadline::new(), 2)
+            });
+            if world.take_away() {
+                assert!(world.is_empty());
+                let late = world.fault(&pages(0, 1), &Deadline::new(), 1);
+                assert_eq!(late, Err(ESRCH));
+            }
+            release.join().unwrap();
+            let result = reader.join().unwrap();
+            assert!(matches!(result, Ok(()) | Err(ESRCH)), "{result:?}");
+            assert!(world.is_empty());
         });
     }
 }
