@@ -57,6 +57,8 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
     /// The lock of the chunk is held, with interrupts disabled, and maybe locks of page tables:
     /// must not sleep, nor use the chunk. Whoever gets a page of the block next has not got it
     /// before this returns.
+    ///
+    /// C: `folio_free()` of `struct dev_pagemap_ops`, for the last page.
     fn emptied(&self, _block: usize) {}
 
     /// The CPU needs what is in a page of private memory: has it moved to the system's, by
@@ -70,6 +72,8 @@ pub trait DeviceMemory: Send + Sync + Sized + 'static {
     ///
     /// `ENOMEM`: there is no memory; the process waits for some, or for its end. Anything else
     /// kills it with `SIGBUS`.
+    ///
+    /// C: `migrate_to_ram()` of `struct dev_pagemap_ops`.
     fn migrate_to_ram(chunk: &Chunk<Self>, fault: CpuFault<'_>) -> Result;
 }
 
@@ -182,7 +186,7 @@ impl<T: DeviceMemory> Chunk<T> {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// May sleep, and takes locks of memory hotplug.
     ///
     /// # Errors
     ///
@@ -190,6 +194,8 @@ impl<T: DeviceMemory> Chunk<T> {
     /// - `ENXIO`: coherent memory is at an address of the system's or of a device's.
     /// - `ENOMEM`: also if addresses are used up.
     /// - Others of `memremap_pages()`.
+    ///
+    /// C: `request_free_mem_region()`, `memremap_pages()`.
     pub fn new(
         driver: T,
         owner: Owner,
@@ -275,7 +281,12 @@ impl<T: DeviceMemory> Chunk<T> {
         self.pages
     }
 
-    /// How many pages are in use.
+    /// How many pages are in use: handed out by [`Self::alloc`] and not yet freed by the core. It
+    /// may have changed when it is read.
+    ///
+    /// # Context
+    ///
+    /// Process context; does not sleep.
     pub fn used(&self) -> usize {
         self.frames.lock().used()
     }
@@ -286,11 +297,14 @@ impl<T: DeviceMemory> Chunk<T> {
         (index < self.pages).then_some(index)
     }
 
-    /// A place for one page, or for 2 MiB.
+    /// A place for one page, or for 2 MiB; [`None`] if there is none in one piece. What is in it is
+    /// undefined.
     ///
     /// # Context
     ///
-    /// Process context; does not sleep.
+    /// Process context; does not sleep and allocates no memory of the system's.
+    ///
+    /// C: `zone_device_folio_init()`.
     pub fn alloc(&self, order: Order) -> Option<Destination> {
         let index = self.frames.lock().alloc(order)?;
         let (pfn, order) = match order {
@@ -314,6 +328,12 @@ impl<T: DeviceMemory> Chunk<T> {
     /// # Context
     ///
     /// May sleep, and waits for nobody. No lock of a page may be held.
+    ///
+    /// # Errors
+    ///
+    /// None: what `mover` has no place for, or somebody else uses just now, stays and is counted.
+    ///
+    /// C: `migrate_device_range()`, `migrate_device_pages()`, `migrate_device_finalize()`.
     pub fn evict(&self, room: &mut Room, mover: &mut impl Mover) -> usize {
         let mut left = 0;
         for block in 0..self.pages / HUGE_PAGES {

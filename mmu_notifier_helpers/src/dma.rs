@@ -27,6 +27,98 @@
 //! works where the device snoops the CPU's caches and nothing is copied to bounce buffers, and a
 //! map for any other device is refused.
 //!
+//! # A registered region
+//!
+//! Under an [`IntervalNotifier`](crate::interval::IntervalNotifier), which compiles in the test run:
+//!
+//! ```
+//! use kernel::{
+//!     device::{Bound, Device},
+//!     dma::DmaAddress,
+//!     mm::MmWithUser,
+//!     page::PAGE_SHIFT,
+//!     prelude::*,
+//!     sync::Arc,
+//! };
+//! use mmu_notifier_helpers::{
+//!     dma::DmaMap,
+//!     fault::{Access, Buffer, Request},
+//!     interval::IntervalNotifier,
+//!     invlock::Publish,
+//!     mirror::{Mirror, Subscription},
+//!     pages::Faulted,
+//!     range::{Invalidation, PageRange},
+//! };
+//!
+//! /// Memory that a device works on, and the table by which it finds each page, in the order of pages.
+//! pub struct Region {
+//!     map: DmaMap,
+//!     table: KVec<Option<DmaAddress>>,
+//! }
+//!
+//! // SAFETY: Neither sleeps nor waits for memory. The entries are dropped, and `zap` unmaps what was
+//! // mapped of them.
+//! unsafe impl Publish<Faulted<'_, ()>> for Region {
+//!     type Output = Result;
+//!
+//!     fn publish(&mut self, Faulted { pages, .. }: Faulted<'_, ()>) -> Result {
+//!         let start = self.map.range().start();
+//!         self.map.map(pages, |addr, _entry, dma| {
+//!             self.table[(addr - start) >> PAGE_SHIFT] = Some(dma);
+//!         })
+//!     }
+//! }
+//!
+//! /// The driver.
+//! pub struct Driver;
+//!
+//! // SAFETY: What is invalidated is neither in the table any more, which the device reads anew for each
+//! // transfer, nor mapped.
+//! unsafe impl Mirror for Driver {
+//!     type Shadow = Region;
+//!     type Reserve = ();
+//!
+//!     fn zap(&self, region: &mut Region, invalidation: &Invalidation) {
+//!         let range = invalidation.range();
+//!         let first = (range.start() - region.map.range().start()) >> PAGE_SHIFT;
+//!         region.table[first..first + range.pages()].fill(None);
+//!         region.map.unmap(range);
+//!     }
+//! }
+//!
+//! /// Registers memory of a process.
+//! pub fn register(
+//!     dev: &Device<Bound>,
+//!     mm: &MmWithUser,
+//!     range: PageRange,
+//! ) -> Result<Arc<IntervalNotifier<Driver>>> {
+//!     let region = Region {
+//!         map: DmaMap::new(dev, range, 0)?,
+//!         table: KVec::from_elem(None, range.pages(), GFP_KERNEL)?,
+//!     };
+//!     let shadow = kernel::new_mutex!(region, "Region");
+//!     let driver = Ok::<_, Error>(Driver);
+//!     Arc::pin_init(
+//!         IntervalNotifier::insert(mm, range, driver, shadow),
+//!         GFP_KERNEL,
+//!     )
+//! }
+//!
+//! /// Lets the device write to all of it: `transfer` is called for each page and returns when the
+//! /// device has done.
+//! pub fn write(
+//!     region: &IntervalNotifier<Driver>,
+//!     mm: &MmWithUser,
+//!     transfer: impl FnMut(DmaAddress),
+//! ) -> Result {
+//!     let mut buffer = Buffer::new(region.range().pages(), GFP_KERNEL)?;
+//!     let request = Request::droppable(*region.range(), Access::Write);
+//!     let region = region.fault(mm, &request, &mut buffer, &mut ())?;
+//!     region.table.iter().flatten().copied().for_each(transfer);
+//!     Ok(())
+//! }
+//! ```
+//!
 //! C header: [`include/linux/hmm-dma.h`](srctree/include/linux/hmm-dma.h)
 
 use crate::{
@@ -172,7 +264,14 @@ impl DmaMap {
         }
     }
 
-    /// Whether the device has an address for the page at `addr`, in bytes.
+    /// Whether the device has an address for the page at `addr`, in bytes. Not when it has been
+    /// unbound, and not for what is outside of the map.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    ///
+    /// C: `HMM_PFN_DMA_MAPPED`, for one page.
     pub fn is_mapped(&self, addr: usize) -> bool {
         if !(self.range.start()..self.range.end()).contains(&addr) {
             return false;

@@ -63,6 +63,12 @@ pub unsafe trait TwoPassMirror: Mirror {
     /// # Context
     ///
     /// As for [`Mirror::zap`].
+    ///
+    /// # Errors
+    ///
+    /// None, as for [`Mirror::zap`].
+    ///
+    /// C: `invalidate_start()` of `struct mmu_interval_notifier_ops`.
     fn start(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation) -> Option<Self::Flush>;
 
     /// Waits until the device has done what [`Self::start`] told it. The pages may be freed as soon
@@ -71,7 +77,14 @@ pub unsafe trait TwoPassMirror: Mirror {
     /// # Context
     ///
     /// As for [`Mirror::zap`], but without the shadow's lock. Must not sleep unless the
-    /// invalidation was [blockable](Invalidation::blockable).
+    /// invalidation was [blockable](Invalidation::blockable). It comes for each [`Self::start`] that
+    /// returned something, though another subscription refuse the invalidation.
+    ///
+    /// # Errors
+    ///
+    /// None: the pages are freed after it.
+    ///
+    /// C: `invalidate_finish()` of `struct mmu_interval_notifier_ops`.
     fn finish(&self, flush: Self::Flush);
 }
 
@@ -121,6 +134,13 @@ impl<T: Mirror> IntervalNotifier<T> {
     /// `shadow` is a new mutex (`new_mutex!`) around an empty shadow, so that each driver has a
     /// lock class of its own. Where invalidations are in flight meanwhile, a fault waits for them
     /// like for any other.
+    ///
+    /// That wait is the core's: a fault of this subscription begins when no invalidation of the
+    /// range watched is in flight, however long that takes, deaf to being killed and without regard
+    /// for the request's timeout. On the [slow path](Subscription::fault) it holds the mmap lock
+    /// for writing meanwhile. So what a callback of *any* driver in this address space waits for,
+    /// page faults of the process may come to wait for as well. A driver that cannot have that
+    /// takes a [`PerMm`](crate::notifier::PerMm).
     ///
     /// # Context
     ///
@@ -388,7 +408,8 @@ impl<T: Mirror> Subscription for IntervalNotifier<T> {
         reserve: Option<&mut T::Reserve>,
         read: impl FnOnce(&Record, &mut [usize]) -> Result<bool>,
     ) -> Result<Option<Self::Guard<'_>>> {
-        // The core waits for invalidations in flight until there are none, and for no signal.
+        // The core waits for invalidations in flight until there are none, and for no signal and no
+        // deadline: `Subscription::fault` says what that costs.
         // SAFETY: The subscription is inserted.
         let seq = unsafe { bindings::mmu_interval_read_begin(self.as_raw()) };
         // With the mmap lock held, hmm stops early on a collision. Without, it would try again on

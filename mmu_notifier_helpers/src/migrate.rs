@@ -442,7 +442,14 @@ impl<'a> Collected<'a> {
     ///
     /// # Context
     ///
-    /// That of [`Mover`].
+    /// May sleep. The pages are locked, so it must not wait for the memory of the process, as
+    /// [`Mover::allocate`] and [`Mover::copy`] must not.
+    ///
+    /// # Errors
+    ///
+    /// None: a page whose place cannot be had, or that cannot be copied, stays where it is.
+    ///
+    /// C: what a driver does between `migrate_vma_setup()` and `migrate_vma_pages()`.
     pub fn copy(mut self, mover: &mut impl Mover) -> Copied<'a> {
         let migration = &mut self.0;
         let args = &migration.args;

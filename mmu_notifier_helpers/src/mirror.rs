@@ -52,6 +52,15 @@ pub unsafe trait Mirror: Send + Sync + Sized + 'static {
     /// not allocate with `__GFP_RECLAIM`. Under a lock that spins, it must not sleep. Under one
     /// that sleeps it may if the invalidation is [blockable](Invalidation::blockable), but not wait
     /// for anything that itself waits for page faults.
+    ///
+    /// # Errors
+    ///
+    /// None: it cannot fail. What an [`IntervalNotifier`] refuses it has refused before.
+    ///
+    /// C: `invalidate_range_start()` and `release()` of `struct mmu_notifier_ops`, `invalidate()` of
+    /// `struct mmu_interval_notifier_ops`.
+    ///
+    /// [`IntervalNotifier`]: crate::interval::IntervalNotifier
     fn zap(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation);
 
     /// Called for each time that an invalidation interfered with reading the entries of `range`, so
@@ -97,12 +106,27 @@ pub trait Subscription: sealed::Sealed + Sized {
         Self: 'a;
 
     /// The driver's data that belongs to this subscription.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
     fn mirror(&self) -> &Self::Mirror;
 
-    /// The address space. Its users may be gone: [`Mm::mmget_not_zero`] tells.
+    /// The address space, to which the subscription has a reference (`mmgrab()`). Its users may be
+    /// gone: [`Mm::mmget_not_zero`] tells.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    ///
+    /// C: `mm` of `struct mmu_notifier` and of `struct mmu_interval_notifier`.
     fn mm(&self) -> &Mm;
 
     /// The addresses watched.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
     fn range(&self) -> &PageRange;
 
     /// Locks the shadow for the device to use.
@@ -117,7 +141,11 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///
     /// # Context
     ///
-    /// Sleeps if the lock does.
+    /// Where the lock may be taken: process context without any lock of the memory management, and
+    /// not from [`Mirror::zap`] or [`Publish`], which have it. A mutex sleeps; a spinlock turns
+    /// preemption off until the guard is dropped.
+    ///
+    /// C: `spin_lock()`, `mutex_lock()`.
     fn lock(&self) -> Self::Guard<'_>;
 
     /// Reads page-table entries as `request` says, faulting pages in, and lets the shadow take them
@@ -128,6 +156,17 @@ pub trait Subscription: sealed::Sealed + Sized {
     /// the entries were read. They are read again until that holds. After a few collisions the
     /// address space is held still for it as far as that is possible, with the mmap lock and the
     /// locks of the VMAs held for writing; no I/O and no user space is waited for meanwhile.
+    ///
+    /// What is waited for with these locks held are invalidations of the range that come without
+    /// the mmap lock (reclaim, migration, truncation), as long as their callbacks take. With an
+    /// [`Attachment`] that ends with the deadline or when the task is killed. With an
+    /// [`IntervalNotifier`] it ends with the invalidations and by nothing else: the core's
+    /// `mmu_interval_read_begin()` cannot be interrupted, and looks at what no module sees. Nor can
+    /// the reader begin before the locks are taken: with whatever invalidated the range until they
+    /// are had it would collide, and it is such storms that they are taken for.
+    ///
+    /// [`Attachment`]: crate::notifier::Attachment
+    /// [`IntervalNotifier`]: crate::interval::IntervalNotifier
     ///
     /// # Context
     ///
@@ -150,6 +189,8 @@ pub trait Subscription: sealed::Sealed + Sized {
     ///   the first collision. Faulting pages in may take longer, as it waits for I/O and user
     ///   space.
     /// - `EINTR`: the task is being killed.
+    /// - `ESRCH`: the address space is gone. It is not for as long as `mm` keeps its users, so a
+    ///   driver has nothing to do about it.
     /// - What the shadow returns. It keeps what it took in before.
     ///
     /// On an error the shadow has taken in nothing, unless the error is its own.

@@ -159,7 +159,11 @@ impl<T: PerMmMirror> Registry<T> {
     }
 
     /// How many contexts there are, those among them that nobody refers to any more and that wait
-    /// for callbacks to end. For tests and statistics.
+    /// for callbacks to end. For tests and statistics: it may have changed when it is read.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
     pub fn contexts(&self) -> usize {
         self.contexts.load(Relaxed)
     }
@@ -281,7 +285,14 @@ impl<T: PerMmMirror> PerMm<T> {
         Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(this)) })
     }
 
-    /// The address space. Its users may be gone: [`Mm::mmget_not_zero`] tells.
+    /// The address space, to which the context has a reference (`mmgrab()`). Its users may be gone:
+    /// [`Mm::mmget_not_zero`] tells.
+    ///
+    /// # Context
+    ///
+    /// Any; does not sleep.
+    ///
+    /// C: `mm` of `struct mmu_notifier`.
     pub fn mm(&self) -> &Mm {
         // SAFETY: The subscription is registered, which set its `mm` for good and took a reference
         // to it.
@@ -488,15 +499,20 @@ pub struct Attachment<T: PerMmMirror> {
 }
 
 impl<T: PerMmMirror> Attachment<T> {
-    /// Attaches `mirror` with a `shadow`, which is empty.
+    /// Attaches `mirror` with a `shadow`, which is empty. Invalidations are told to it from now on,
+    /// but for those in flight, which its faults wait for.
     ///
     /// # Context
     ///
-    /// May sleep. Allocates when the context has no room for another mirror.
+    /// May sleep. Takes the lock of the shadows, which spins, and allocates without it when the
+    /// context has no room for another mirror.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `ESRCH` if the address space is gone.
+    /// - `ENOMEM`.
+    /// - `ESRCH`: the address space is gone.
+    ///
+    /// C: nothing of the core; it knows the context only.
     pub fn new(per_mm: ARef<PerMm<T>>, mirror: Arc<T>, shadow: T::Shadow) -> Result<Self> {
         let mut new = Attached {
             mirror: mirror.clone(),

@@ -64,11 +64,16 @@ pub struct Entry(NonZero<usize>);
 
 impl Entry {
     /// Whether the device may write.
+    ///
+    /// C: `HMM_PFN_WRITE`.
     pub const fn writable(&self) -> bool {
         self.0.get() & WRITE != 0
     }
 
-    /// The number of the page frame.
+    /// The number of the page frame, in pages of [`PAGE_SIZE`] bytes. By itself it keeps nothing:
+    /// the page is the process's for as long as the entry is in its locked shadow.
+    ///
+    /// C: `hmm_pfn_to_phys()`, shifted.
     pub const fn pfn(&self) -> usize {
         self.0.get() & !(FLAGS | EXCLUSIVE)
     }
@@ -124,6 +129,12 @@ impl Entry {
     /// A CPU or another device may write to a page meanwhile; each byte is then an old or a new
     /// one, as for any device.
     ///
+    /// # Context
+    ///
+    /// Any in which the lock may be held; does not sleep, and takes as long as the copy does.
+    ///
+    /// C: `memcpy_from_page()`.
+    ///
     /// # Safety
     ///
     /// - The entry must be in a shadow, or be one that a shadow takes in just now, and the lock of
@@ -142,7 +153,14 @@ impl Entry {
         }
     }
 
-    /// Copies `src` to pages.
+    /// Copies `src` to pages, from number `page` on of those that the entry maps, and marks them
+    /// dirty.
+    ///
+    /// # Context
+    ///
+    /// As for [`Self::copy_to`].
+    ///
+    /// C: `memcpy_to_page()`, `set_page_dirty()`.
     ///
     /// # Safety
     ///
@@ -153,8 +171,14 @@ impl Entry {
         unsafe { bindings::mnh_copy_to_pfn(self.pfn() + page, src.as_ptr().cast(), src.len()) }
     }
 
-    /// Copies `pages` pages to memory of the current process, without a page fault: tells whether
-    /// that was possible. Some of it may have been copied if not.
+    /// Copies `pages` pages, from number `page` on, to memory of the current process, without a page
+    /// fault: tells whether that was possible. Some of it may have been copied if not.
+    ///
+    /// # Context
+    ///
+    /// Process context. Does not sleep, so it may be called under a lock that spins.
+    ///
+    /// C: `copy_to_user_nofault()`.
     ///
     /// # Safety
     ///
@@ -164,8 +188,14 @@ impl Entry {
         unsafe { bindings::mnh_copy_from_pfn_to_user(dst.as_mut_ptr(), self.pfn() + page, pages) }
     }
 
-    /// Copies `pages` pages from memory of the current process, without a page fault: tells whether
-    /// that was possible. Some of it may have been copied if not.
+    /// Copies `pages` pages from memory of the current process, without a page fault, to those from
+    /// number `page` on: tells whether that was possible. Some of it may have been copied if not.
+    ///
+    /// # Context
+    ///
+    /// As for [`Self::copy_to_user`].
+    ///
+    /// C: `copy_from_user_nofault()`, `set_page_dirty()`.
     ///
     /// # Safety
     ///
@@ -177,6 +207,10 @@ impl Entry {
 }
 
 /// Copies `pages` pages from the frame `src` on to the frame `dst` on.
+///
+/// # Context
+///
+/// Any; does not sleep, and takes as long as the copy does.
 ///
 /// # Safety
 ///
@@ -190,6 +224,10 @@ pub unsafe fn copy_frames(dst: usize, src: usize, pages: usize) {
 }
 
 /// Fills `pages` pages from the frame `dst` on with zeroes.
+///
+/// # Context
+///
+/// Any; does not sleep, and takes as long as that does.
 ///
 /// # Safety
 ///
@@ -228,7 +266,10 @@ impl OwnPages {
         (pfn != 0).then(|| Self { pfn, order })
     }
 
-    /// The number of the first page frame.
+    /// The number of the first page frame, which is the driver's for as long as this is there; the
+    /// 2<sup>`order`</sup> - 1 after it are as well.
+    ///
+    /// C: `page_to_pfn()`.
     pub const fn pfn(&self) -> usize {
         self.pfn
     }
