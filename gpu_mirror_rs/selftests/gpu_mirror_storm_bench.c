@@ -275,6 +275,7 @@ static void run(struct work *w, struct storm_test *test, bool counting, __u64 le
 		.times = w->times,
 		.t = &t,
 		.refusal = kind->refusal,
+		.reads_only = same && kind->still,
 		.tag = 1,
 		.outcomes = &f->all,
 	};
@@ -334,11 +335,10 @@ static bool was_storm(const struct storm_test *test)
 
 	if (!test->kind->change)
 		return true;
+	if (!f->changes || (test->kind->event && f->events <= 0))
+		return false;
 	/* Changes of the device's own pages may undo one another. */
-	if (test->same)
-		return f->changes;
-	return f->changes && f->invalidations >= f->all.forgotten + f->counted_changes &&
-	       (!test->kind->event || f->events);
+	return test->same || f->invalidations >= f->all.forgotten + f->counted_changes;
 }
 
 static void report(const struct storm_test *test)

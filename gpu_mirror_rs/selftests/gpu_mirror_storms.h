@@ -58,6 +58,8 @@ struct kind {
 	/* What /proc/vmstat counts when the kernel did as it was asked. */
 	const char *event;
 	bool huge;
+	/* Whether the pages must stay as they are between changes, for there to be one. */
+	bool still;
 };
 
 static inline long long read_number(const char *path)
@@ -264,7 +266,7 @@ static const struct kind kinds[] = {
 	{ .name = "pageout", .change = page_out, .lack = lack_of_swap,
 	  .event = "pswpout" },
 	{ .name = "ksm", .prepare = merge_with_twin, .change = just_write, .lack = lack_of_ksm,
-	  .event = "cow_ksm" },
+	  .event = "cow_ksm", .still = true },
 	{ .name = "compaction", .change = compact, .lack = lack_of_compaction,
 	  .event = "pgmigrate_success" },
 	{ .name = "collapse", .change = collapse, .lack = lack_of_huge_pages, .huge = true,
@@ -326,6 +328,7 @@ struct work {
 	void *data;
 	void *sent;
 	bool executable;
+	bool reads_only;
 	/* The tags of the last write, and of the last one that succeeded. */
 	__u64 tag;
 	__u64 written;
@@ -504,7 +507,7 @@ static inline void work_for(struct work *w, __u64 length, unsigned int least)
 
 	for (i = 0; took < length || (i < least && took < PATIENCE * length); i++) {
 		forget(w);
-		work_once(w, i % WRITE_EVERY == 0);
+		work_once(w, i % WRITE_EVERY == 0 && !w->reads_only);
 		took = now() - start;
 	}
 }
