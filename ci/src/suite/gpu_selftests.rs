@@ -12,6 +12,7 @@ use crate::coherent;
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
+use crate::report::{Case, Verdict};
 
 /// Runs the programs one after the other; the status is that of the worst.
 const SCRIPT: &str = r#"worst=0
@@ -42,7 +43,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         rust.clone(),
         rust_command.clone(),
     )?;
-    context.judge("", &boots);
+    judge(context, "", &boots);
     whole(&boots, programs.len())?;
 
     if context.full {
@@ -56,11 +57,40 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         )?;
         context.beside("", &boots);
 
+        let before = context.cases.len();
         let boots = leaks::run(context, machine, rust, rust_command, &[])?;
+        refuse_skips(&mut context.cases[before..]);
         // What kmemleak found is a program's results more.
         whole(&boots, programs.len() + 1)?;
     }
     Ok(())
+}
+
+/// What a case may say of why it is none: that what it tries does not depend on what it is tried with,
+/// or cannot be. Whatever else keeps a case from running is missing in the kernel or the guest, which
+/// we make, and would hide that nothing was tried.
+const MAY_SKIP: [&str; 4] = [
+    "the same as with small pages",
+    "it takes long with small pages",
+    "only private memory is handed out in huge pages",
+    "a pinned huge page stays as a whole",
+];
+
+fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots) {
+    let before = context.cases.len();
+    context.judge(prefix, boots);
+    refuse_skips(&mut context.cases[before..]);
+}
+
+/// Makes failures of what was skipped and must not be.
+fn refuse_skips(cases: &mut [Case]) {
+    for case in cases {
+        if let Verdict::Skip(cause) = &case.verdict {
+            if !MAY_SKIP.contains(&&**cause) {
+                case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
+            }
+        }
+    }
 }
 
 /// Whether the program takes long: it fills devices and cgroups, or storms while memory moves.
@@ -92,4 +122,18 @@ fn whole(boots: &Boots, programs: usize) -> Result<()> {
         boots.streams.len()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_no_reason_to_skip() {
+        let case = |cause: &str| Case::new("a", Verdict::Skip(cause.into()));
+        let mut cases = [case(MAY_SKIP[0]), case("no tracefs"), case("no counters")];
+        refuse_skips(&mut cases);
+        let failed = |case: &Case| matches!(case.verdict, Verdict::Fail(_));
+        assert_eq!(cases.each_ref().map(failed), [false, true, true]);
+    }
 }
