@@ -68,6 +68,18 @@ pub(super) fn loom(context: &mut Context<'_>) -> Result<()> {
         .env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", context.tools.target().join("loom"));
     cargo_test(context, "loom", "exploring the models", models)?;
+    // What the models stand on is tried in every interleaving as well.
+    let stand_in = context
+        .tools
+        .cargo(&["test", "--release", "--locked", "--package=kernel", "--lib"])
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", context.tools.target().join("loom"));
+    cargo_test(
+        context,
+        "loom-kernel",
+        "exploring the stand-in for the kernel crate",
+        stand_in,
+    )?;
     // What each of them explored is a figure.
     for line in std::fs::read_to_string(context.logs.join("loom.log"))?.lines() {
         if let Some((model, result)) = line.split_once(": ") {
@@ -95,9 +107,11 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
         "--locked",
         "--package=mmu_notifier_helpers",
         "--package=gpu_mirror_rs",
+        "--package=rdma_odp_rs",
         "--package=kernel",
         "--lib",
         "--test=bookkeeping",
+        "--test=uapi_layout",
     ];
     let (name, tests) = match checker {
         Checker::Miri => (
