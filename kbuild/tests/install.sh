@@ -68,6 +68,57 @@ sort -k 2 "$work/files" >"$note/files"
 check "updates an older version" installs
 check "leaves nothing of the older version" same "$work/installed"
 
+# cut_in STATE COUNT [OPTION]: a tree in which a run was killed after it had moved that many files.
+mkdir "$work/bin"
+cat >"$work/bin/mv" <<-'EOF'
+	#!/bin/sh
+	count=$(($(cat "$COUNT") - 1))
+	echo "$count" >"$COUNT"
+	[ "$count" -ge 0 ] || kill -KILL $PPID
+	exec /bin/mv "$@"
+EOF
+chmod +x "$work/bin/mv"
+export COUNT="$work/count"
+cut_in() {
+	rm -rf "$tree"
+	cp -a "$work/$1" "$tree"
+	echo "$2" >"$COUNT"
+	! PATH="$work/bin:$PATH" "$top/install" ${3+"$3"} "$tree" || {
+		echo "it was not cut short"
+		return 1
+	}
+}
+restores_after() { cut_in "$@" && install --remove "$tree" && same "$work/clean"; }
+installs_after() { cut_in "$@" && install "$tree" && same "$work/installed"; }
+for count in 0 8 150; do
+	check "removes what was left when it was killed at file $count" restores_after clean "$count"
+	check "installs when it was killed at file $count" installs_after clean "$count"
+done
+for count in 0 8; do
+	check "removes when removing was killed at file $count" restores_after installed "$count" --remove
+	check "installs when removing was killed at file $count" installs_after installed "$count" --remove
+done
+refuses_edit() {
+	cut_in clean 150 && echo edit >>"$tree/rust/mmu_notifier_helpers/shims.c" || return 1
+	rm -rf "$work/before"
+	cp -a "$tree" "$work/before"
+	refused "edited since a run was cut short" install --remove "$tree" && same "$work/before"
+}
+check "takes back nothing that was edited since it was killed" refuses_edit
+
+# An older version that had shims.cc, but no shims.c, which is therefore in the way.
+rm -rf "$work/longer"
+cp -a "$work/installed" "$work/longer"
+(
+	cd "$work/longer"
+	mv rust/mmu_notifier_helpers/shims.c rust/mmu_notifier_helpers/shims.cc
+	sed -i 's:/shims\.c$:&c:' .mmu_notifier_helpers/files
+)
+from=longer
+refusal "somebody else's file whose name begins as one of ours does" "same names" \
+	"echo mine >rust/mmu_notifier_helpers/shims.c"
+from=clean
+
 refusal "a kernel that it does not know" "supported" "sed -i 's/^PATCHLEVEL = .*/PATCHLEVEL = 1/' Makefile"
 refusal "what is no kernel" "no source tree" "rm Kbuild"
 refusal "a tree without the line that the hook follows" "rust/Makefile" \
