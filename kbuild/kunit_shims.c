@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/anon_inodes.h>
+#include <linux/err.h>
+#include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/initrd.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/preempt.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/umh.h>
 
 #include "kunit_shims.h"
 
@@ -98,6 +105,93 @@ bool mnh_kunit_fail_nth_allocation(unsigned int nth)
 #else
 	return false;
 #endif
+}
+
+static const struct file_operations device_operations = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = mnh_kunit_ioctl,
+	.release = mnh_kunit_release,
+};
+
+/* The device of a process under test, open. It takes the session unless it fails. */
+struct file *mnh_kunit_device(void *session)
+{
+	return anon_inode_getfile("mmu_notifier_helpers_kunit", &device_operations, session,
+				  O_RDWR);
+}
+
+/* Where the program is put: there need not be anything but the root directory. */
+static const struct {
+	const char *directory, *program;
+} places[] = {
+	{ "/run", "/run/mmu_notifier_helpers_kunit" },
+	{ "/tmp", "/tmp/mmu_notifier_helpers_kunit" },
+	{ "/", "/mmu_notifier_helpers_kunit" },
+};
+
+static int write_program(const char *directory, const char *program)
+{
+	struct path path;
+	struct file *file;
+	bool may_run;
+	ssize_t size = mnh_kunit_program_end - mnh_kunit_program;
+	ssize_t written;
+	loff_t pos = 0;
+	int err;
+
+	err = kern_path(directory, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &path);
+	if (err)
+		return err;
+	may_run = !(path.mnt->mnt_flags & MNT_NOEXEC) &&
+		  !(path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
+	path_put(&path);
+	if (!may_run)
+		return -EACCES;
+
+	file = filp_open(program, O_CREAT | O_EXCL | O_WRONLY, 0700);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	written = kernel_write(file, mnh_kunit_program, size, &pos);
+	/* What is open for writing cannot be run. */
+	__fput_sync(file);
+	if (written < 0)
+		return written;
+	return written == size ? 0 : -ENOSPC;
+}
+
+/* In the new process, which unlike the caller is in the file system of user space. */
+static int furnish(struct subprocess_info *info, struct cred *new)
+{
+	int err = -ENOENT;
+	int fd, i;
+
+	wait_for_initramfs();
+	for (i = 0; i < ARRAY_SIZE(places) && err; i++) {
+		err = write_program(places[i].directory, places[i].program);
+		info->path = places[i].program;
+	}
+	if (err)
+		return err;
+	info->argv[0] = (char *)info->path;
+
+	fd = get_unused_fd_flags(0);
+	if (fd < 0)
+		return fd;
+	fd_install(fd, get_file(info->data));
+	return fd == 0 ? 0 : -EBUSY;
+}
+
+/* Starts a process under test, with the device as its descriptor 0. */
+int mnh_kunit_start(struct file *device)
+{
+	char *argv[2] = { "" };
+	char *envp[1] = {};
+	struct subprocess_info *info;
+
+	info = call_usermodehelper_setup("", argv, envp, GFP_KERNEL, furnish, NULL, device);
+	if (!info)
+		return -ENOMEM;
+	return call_usermodehelper_exec(info, UMH_WAIT_EXEC);
 }
 
 MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");

@@ -26,5 +26,14 @@ bool mnh_kunit_range_blockable(const struct mmu_notifier_range *range);
 int mnh_kunit_module_refcount(struct module *module);
 bool mnh_kunit_is_asleep(const struct task_struct *task);
 bool mnh_kunit_fail_nth_allocation(unsigned int nth);
+struct file *mnh_kunit_device(void *session);
+int mnh_kunit_start(struct file *device);
+
+/* The ELF file in kunit_program.S. */
+extern const char mnh_kunit_program[], mnh_kunit_program_end[];
+
+/* Those of the device, in Rust. */
+long mnh_kunit_ioctl(struct file *file, unsigned int command, unsigned long arg);
+int mnh_kunit_release(struct inode *inode, struct file *file);
 
 #endif /* MMU_NOTIFIER_HELPERS_KUNIT_SHIMS_H */

@@ -1,105 +1,107 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's device, which processes under test open, and how those processes are started.
+//! The device of processes under test, and how those processes are started.
 
-use crate::puppet::Session;
+use crate::{bindings as shims, puppet::Session};
+use core::ptr::NonNull;
 use kernel::{
     bindings,
-    error::to_result,
-    fs::File,
-    miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    error::{from_err_ptr, to_result},
+    fs::{file::FileDescriptorReservation, File},
     prelude::*,
-    str::CStr,
-    sync::{global_lock, Arc},
+    sync::{aref::ARef, Arc, ArcBorrow},
+    types::ForeignOwnable,
     uaccess::{UserPtr, UserSlice},
 };
 
-/// The path of the device.
-pub(crate) const NODE: &CStr = c"/dev/mmu_notifier_helpers_kunit";
-
-global_lock! {
-    // SAFETY: Initialised when the module is, before there is a device or a test.
-    unsafe(uninit) static NEXT: Mutex<Option<Arc<Session>>> = None;
-}
-
-/// Lets the process that opens the device next have `session`.
-pub(crate) fn expect(session: Arc<Session>) {
-    *NEXT.lock() = Some(session);
-}
-
 /// The module.
-#[pin_data]
-pub(crate) struct Suites {
-    #[pin]
-    _device: MiscDeviceRegistration<Opened>,
-}
+pub(crate) struct Suites;
 
-impl kernel::InPlaceModule for Suites {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: A module is initialised once.
-        unsafe { NEXT.init() };
-        let options = MiscDeviceOptions {
-            name: c"mmu_notifier_helpers_kunit",
-        };
-        try_pin_init!(Self {
-            _device <- MiscDeviceRegistration::register(options),
-        })
+impl kernel::Module for Suites {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self)
     }
 }
 
-/// The device, open in a process under test.
-struct Opened(Arc<Session>);
-
-#[vtable]
-impl MiscDevice for Opened {
-    type Ptr = KBox<Self>;
-
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        let session = NEXT.lock().take().ok_or(ENXIO)?;
-        let current = kernel::current!();
-        session.opened(current.mm().ok_or(EINVAL)?, current.pid());
-        Ok(KBox::new(Self(session), GFP_KERNEL)?)
-    }
-
-    fn release(this: KBox<Self>, _file: &File) {
-        this.0.closed();
-    }
-
-    fn ioctl(this: &Self, _file: &File, command: u32, arg: usize) -> Result<isize> {
-        if command != Session::TURN {
-            return Err(ENOTTY);
-        }
-        let slice = UserSlice::new(UserPtr::from_addr(arg), size_of::<[i64; 8]>());
-        let (mut reader, mut writer) = slice.reader_writer();
-        let [result, ..] = reader.read::<[i64; 8]>()?;
-        writer.write(&this.0.turn(result))?;
-        Ok(0)
-    }
+/// The device, open for a session.
+fn device(session: Arc<Session>) -> Result<ARef<File>> {
+    let session = session.into_foreign();
+    // SAFETY: The pointer is what the operations of the device expect.
+    let file = from_err_ptr(unsafe { shims::mnh_kunit_device(session) }).inspect_err(|_| {
+        // SAFETY: It is that of `into_foreign`, and nobody has taken it.
+        drop(unsafe { Arc::<Session>::from_foreign(session) });
+    })?;
+    let file = NonNull::new(file.cast()).ok_or(ENOMEM)?;
+    // SAFETY: The file is new, its one reference is the caller's, and no `fdget_pos` is under way.
+    Ok(unsafe { ARef::from_raw(file) })
 }
 
-/// Starts a program as root and returns when it has begun.
+/// Starts a process for the session and returns when it runs.
 ///
 /// # Errors
 ///
-/// Those of `execve()`.
+/// Those of `execve()`, and of writing the program: there must be a place from which it may be run.
 ///
-/// C: `call_usermodehelper()` with `UMH_WAIT_EXEC`.
-pub(crate) fn start<const N: usize>(args: [&CStr; N]) -> Result {
-    let mut argv = KVec::with_capacity(N + 1, GFP_KERNEL)?;
-    for arg in args {
-        argv.push(arg.as_char_ptr().cast_mut(), GFP_KERNEL)?;
+/// C: `call_usermodehelper_exec()` with `UMH_WAIT_EXEC`.
+pub(crate) fn start(session: Arc<Session>) -> Result {
+    let file = device(session)?;
+    // SAFETY: The file is the device's, and there is a reference to it until the call returns.
+    to_result(unsafe { shims::mnh_kunit_start(file.as_ptr()) })
+}
+
+/// A process takes its next call, or a child its session.
+///
+/// # Safety
+///
+/// It is the device's, called by the core.
+#[no_mangle]
+unsafe extern "C" fn mnh_kunit_ioctl(
+    file: *mut bindings::file,
+    command: c_uint,
+    arg: c_ulong,
+) -> c_long {
+    // SAFETY: The file is open, so `release` has not taken what `device` put there.
+    let session = unsafe { Arc::<Session>::borrow((*file).private_data) };
+    match ioctl(session, command, arg) {
+        Ok(result) => result,
+        Err(error) => error.to_errno() as c_long,
     }
-    let path = *argv.first().ok_or(EINVAL)?;
-    argv.push(core::ptr::null_mut(), GFP_KERNEL)?;
-    let mut envp = [core::ptr::null_mut()];
-    // SAFETY: The lists end with NULL, and they and their strings live until the call returns,
-    // which is after the program has copies of them. The callee writes to none.
-    to_result(unsafe {
-        bindings::call_usermodehelper(
-            path,
-            argv.as_mut_ptr(),
-            envp.as_mut_ptr(),
-            bindings::UMH_WAIT_EXEC as c_int,
-        )
-    })
+}
+
+fn ioctl(session: ArcBorrow<'_, Session>, command: u32, arg: usize) -> Result<c_long> {
+    match command {
+        Session::TURN => {
+            let current = kernel::current!();
+            session.enter(current.mm().ok_or(EINVAL)?, current.pid());
+            let slice = UserSlice::new(UserPtr::from_addr(arg), size_of::<[i64; 8]>());
+            let (mut reader, mut writer) = slice.reader_writer();
+            let [result, ..] = reader.read::<[i64; 8]>()?;
+            writer.write(&session.turn(result))?;
+            Ok(0)
+        }
+        Session::FORKED => {
+            let child = device(session.child().ok_or(ENXIO)?)?;
+            let reservation = FileDescriptorReservation::get_unused_fd_flags(0)?;
+            let descriptor = reservation.reserved_fd();
+            reservation.fd_install(child);
+            Ok(descriptor as c_long)
+        }
+        _ => Err(ENOTTY),
+    }
+}
+
+/// The last file of a session is gone.
+///
+/// # Safety
+///
+/// It is the device's, called by the core.
+#[no_mangle]
+unsafe extern "C" fn mnh_kunit_release(
+    _inode: *mut bindings::inode,
+    file: *mut bindings::file,
+) -> c_int {
+    // SAFETY: `device` put it there, and nobody looks at it after this.
+    let session = unsafe { Arc::<Session>::from_foreign((*file).private_data) };
+    session.closed();
+    0
 }

@@ -3,8 +3,9 @@
 //! A process that makes the system calls that a test asks for, one after the other, and waits in
 //! the kernel in between. So a test knows at any time what the process is doing.
 //!
-//! The program is a loop around one ioctl of the module's device, which takes the result of the
-//! last call and gives the next.
+//! The program, `kbuild/kunit_program.S`, is a loop around one ioctl of the module's device, which
+//! takes the result of the last call and gives the next. It has nothing but a page of code and its
+//! stack, and needs nothing of user space, so there need not be any.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +14,12 @@ use crate::{
         __NR_exit_group, __NR_fork, __NR_getrandom, __NR_mmap, MAP_ANONYMOUS, MAP_FIXED,
         MAP_PRIVATE, PROT_READ, PROT_WRITE,
     },
-    ffi_device::{expect, start, NODE},
+    ffi_device::start,
     ffi_mm::is_asleep,
     wait::{eventually, Waited},
 };
 use kernel::{
-    ioctl::_IOWR,
+    ioctl::{_IO, _IOWR},
     mm::{Mm, MmWithUser},
     page::PAGE_SIZE,
     prelude::*,
@@ -27,27 +28,8 @@ use kernel::{
 };
 use mmu_notifier_helpers::range::PageRange;
 
-/// Where no program and no library is, at a multiple of 2 MiB.
+/// Where no program is, at a multiple of 2 MiB.
 pub(crate) const ADDR: usize = 0x1000_0000_0000;
-
-/// Does what it is told. A child opens the device anew. 57 is `fork`.
-const PROGRAM: &CStr = cr#"
-my $device = $ARGV[0];
-my ($file, $result) = (undef, 0);
-open($file, "+<", $device) or die;
-while (1) {
-    my $turn = pack("q8", $result);
-    ioctl($file, 0xc0406b00, $turn) or die;
-    my ($nr, @args) = unpack("x8 q7", $turn);
-    if ($nr == 57) {
-        $result = fork;
-        $result or open($file, "+<", $device) or die;
-    } else {
-        $result = syscall($nr, @args);
-        $result = -$! if $result == -1;
-    }
-}
-"#;
 
 /// A system call: its number and arguments.
 type Call = [i64; 7];
@@ -72,6 +54,7 @@ struct State {
     is_calling: bool,
     result: Option<i64>,
     is_closed: bool,
+    child: Option<Arc<Session>>,
 }
 
 /// What a test and its process tell each other.
@@ -82,8 +65,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The ioctl.
+    /// The ioctl of the next call.
     pub(crate) const TURN: u32 = _IOWR::<[i64; 8]>('k' as u32, 0);
+    /// The ioctl of a child that was forked, which gives it a descriptor for its own session.
+    pub(crate) const FORKED: u32 = _IO('k' as u32, 1);
 
     fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
@@ -92,10 +77,18 @@ impl Session {
         )
     }
 
-    /// The process has opened the device.
-    pub(crate) fn opened(&self, mm: &MmWithUser, pid: Pid) {
-        let mm = ARef::from(&**mm);
-        self.state.with(|state| state.process = Some((mm, pid)));
+    /// The process is there and has its first turn, unless it had that before.
+    pub(crate) fn enter(&self, mm: &MmWithUser, pid: Pid) {
+        self.state.with(|state| {
+            state
+                .process
+                .get_or_insert_with(|| (ARef::from(&**mm), pid));
+        });
+    }
+
+    /// The session that the child which is being forked is to have.
+    pub(crate) fn child(&self) -> Option<Arc<Self>> {
+        self.state.with(|state| state.child.take())
     }
 
     /// The process has closed the device, which it does when it exits and its memory is gone.
@@ -140,7 +133,7 @@ impl Session {
 }
 
 // The program has the numbers, too.
-const _: () = assert!(Session::TURN == 0xc040_6b00 && __NR_fork == 57);
+const _: () = assert!(Session::TURN == 0xc040_6b00 && Session::FORKED == 0x6b01);
 
 /// A process under test. It exits when this is dropped.
 pub(crate) struct Puppet(Arc<Session>);
@@ -149,8 +142,7 @@ impl Puppet {
     /// Starts a process.
     pub(crate) fn start() -> Result<Self> {
         let session = Session::new()?;
-        expect(session.clone());
-        start([c"/usr/bin/perl", c"-e", PROGRAM, NODE])?;
+        start(session.clone())?;
         Self::meet(session)
     }
 
@@ -207,7 +199,8 @@ impl Puppet {
     /// Lets it fork, and gives the child.
     pub(crate) fn fork(&self) -> Result<Self> {
         let session = Session::new()?;
-        expect(session.clone());
+        let child = session.clone();
+        self.0.state.with(|state| state.child = Some(child));
         self.call(__NR_fork, [])?;
         Self::meet(session)
     }
