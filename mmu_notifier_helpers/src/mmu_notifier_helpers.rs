@@ -87,6 +87,8 @@
     all(doc, CONFIG_RUST),
     doc = concat!("```\n", include_str!(env!("MMU_NOTIFIER_HELPERS_SAMPLE")), "```")
 )]
+// The links to what needs it lead nowhere.
+#![cfg_attr(not(CONFIG_DEVICE_PRIVATE), allow(rustdoc::broken_intra_doc_links))]
 
 // The name by which the macros of pin-init find their library on the host.
 #[cfg(not(CONFIG_RUST))]
