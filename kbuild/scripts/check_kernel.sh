@@ -6,7 +6,8 @@
 #   check_kernel.sh configured|rust KDIR
 #
 # "configured" asks for a kernel build directory that has its configuration, which is all that
-# installing modules takes; "rust" for what building them takes. RUSTC and BINDGEN are the tools.
+# installing modules takes; "rust" for what building them takes. RUSTC and BINDGEN are the tools;
+# MODULES names what is to be built, or is empty for all that the kernel has what it takes for.
 
 set -eu
 
@@ -16,7 +17,7 @@ metadata='libcore.rmeta libbindings.rmeta libkernel.rmeta libmacros.so'
 
 what=$1
 kdir=$2
-: "${RUSTC:=rustc}" "${BINDGEN:=bindgen}"
+: "${RUSTC:=rustc}" "${BINDGEN:=bindgen}" "${MODULES:=}"
 
 say() { printf '%s\n' "$@" >&2; }
 die() {
@@ -38,6 +39,29 @@ grep -qx 'CONFIG_RUST=y' "$kdir/.config" || die \
 	"The kernel in KDIR=$kdir has no Rust support: CONFIG_RUST is not set." \
 	"  Build it with CONFIG_RUST=y. If the configuration does not offer that," \
 	"  \"make LLVM=1 rustavailable\" in the kernel's source says which tool is missing."
+
+# lacks OPTION...: those that are not set, each after a blank.
+lacks() {
+	for option; do
+		grep -qx "CONFIG_$option=y" "$kdir/.config" || printf ' CONFIG_%s' "$option"
+	done
+}
+# One of the options that select what nobody can set by itself.
+missing=$(lacks HMM_MIRROR SCHEDSTATS)
+[ -z "$missing" ] || die \
+	"The kernel in KDIR=$kdir lacks what the helpers stand on:$missing." \
+	"  CONFIG_HMM_MIRROR is selected by drivers of GPUs and by CONFIG_TEST_HMM=m. Without" \
+	"  CONFIG_SCHEDSTATS=y bindgen gets the layout of struct task_struct wrong."
+missing=$(lacks DEVICE_PRIVATE TRANSPARENT_HUGEPAGE)
+if [ -n "$missing" ]; then
+	case " $MODULES " in
+	*' gpu_mirror_rs '*)
+		die "The kernel in KDIR=$kdir lacks what gpu_mirror_rs stands on:$missing." \
+			"  Build the kernel with that, or leave the module out: MODULES=mmu_notifier_helpers."
+		;;
+	'  ') say "Note: gpu_mirror_rs is left out, as the kernel in KDIR=$kdir lacks:$missing." ;;
+	esac
+fi
 
 missing=
 for file in $metadata; do

@@ -86,6 +86,29 @@ check 'what "make rustdoc" leaves is not installed' nothing_to_install
 rm "$work/mo/modules.order"
 check 'nothing is not installed' nothing_to_install
 
+for option in HMM_MIRROR SCHEDSTATS; do
+	anew
+	sed -i "/^CONFIG_$option=y\$/d" "$kernel/.config"
+	check "no $option" refuses "lacks what the helpers stand on: CONFIG_$option." 'CONFIG_TEST_HMM=m'
+done
+without() {
+	anew
+	sed -i "/^CONFIG_$1=y\$/d" "$kernel/.config"
+}
+leaves_mirror_out() {
+	accepts modules && says "Note: gpu_mirror_rs is left out" "lacks: CONFIG_$1."
+}
+refuses_mirror() {
+	! build modules MODULES='mmu_notifier_helpers gpu_mirror_rs' && ! grep -q '^target=' "$work/out" &&
+		says "lacks what gpu_mirror_rs stands on: CONFIG_$1." 'MODULES=mmu_notifier_helpers'
+}
+for option in DEVICE_PRIVATE TRANSPARENT_HUGEPAGE; do
+	without "$option"
+	check "no $option, so no mirror" leaves_mirror_out "$option"
+	check "no $option, and the mirror is wanted" refuses_mirror "$option"
+	check "no $option, and the mirror is not wanted" silently modules MODULES=mmu_notifier_helpers
+done
+
 anew
 rm -r "$kernel/rust"
 check 'headers without metadata' refuses 'lacks the Rust metadata' 'rust/libkernel.rmeta' \

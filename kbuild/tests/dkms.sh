@@ -91,9 +91,8 @@ fi
 if [ -z "$why" ]; then
 	mkdir "$work/dkms"
 	dkms_action add >"$work/add.log" 2>&1
-	for config in RUST HMM_MIRROR DEVICE_PRIVATE SCHEDSTATS; do
+	for config in RUST HMM_MIRROR DEVICE_PRIVATE TRANSPARENT_HUGEPAGE SCHEDSTATS; do
 		fake_kernel "$kernel"
-		printf 'CONFIG_%s=y\n' HMM_MIRROR DEVICE_PRIVATE SCHEDSTATS >>"$kernel/.config"
 		sed -i "/^CONFIG_$config=y\$/d" "$kernel/.config"
 		check "DKMS passes over a kernel without CONFIG_$config" passes_over 7.3.4
 	done

@@ -87,5 +87,16 @@ check 'install and uninstall' install_and_uninstall "$root"
 check 'install and uninstall, the root relative' \
 	install_and_uninstall "$(realpath -m --relative-to="$kbuild" "$root")"
 check 'only what MODULES= says' only_some
+cleans() {
+	build clean && [ -z "$(find "$mo" -name '*.ko' -o -name '*.o' -o -name '*_generated.*')" ]
+}
+check 'clean' cleans
+helps() {
+	build help
+	for target in modules modules_install modules_uninstall clean rustdoc rust-analyzer dkms-source deb; do
+		build help | grep -q "^  $target  *- " || return 1
+	done
+}
+check 'help' helps
 
 finish

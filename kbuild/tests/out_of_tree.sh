@@ -28,6 +28,10 @@ fake_kernel() {
 	cat >"$1/.config" <<-'EOF'
 		CONFIG_MODULES=y
 		CONFIG_RUST=y
+		CONFIG_HMM_MIRROR=y
+		CONFIG_SCHEDSTATS=y
+		CONFIG_DEVICE_PRIVATE=y
+		CONFIG_TRANSPARENT_HUGEPAGE=y
 		CONFIG_RUSTC_VERSION_TEXT="rustc 1.85.1 (4eb161250 2025-03-15)"
 	EOF
 	echo 7.3.4-fake >"$1/include/config/kernel.release"
