@@ -20,6 +20,7 @@ if [ -e "$dest" ]; then
 	echo >&2 "$dest is there already: remove it first."
 	exit 1
 fi
+# What is for a kernel's tree only, RDMA among it, stays here.
 joined=$(find kbuild -maxdepth 1 \( -name Kbuild -o -name Makefile -o -name 'Makefile.*' \
 	-o -name '*.[chS]' -o -name '*_parameters' -o -name dkms.conf \) \
 	! -name '*_generated.*' ! -name '*_version.c' ! -name '*.mod.c')

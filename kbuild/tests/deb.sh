@@ -39,6 +39,17 @@ has_changelog() {
 	zcat "$changelog" | grep -qxF ' -- A | B & C <a@b.example>  Thu, 01 Jan 1970 00:00:00 +0000'
 }
 
+# Into a system of its own, where nothing of the package is run.
+installs() {
+	mkdir -p "$work/system"
+	dpkg --root="$work/system" --force-depends --unpack "$deb" &&
+		[ -f "$work/system/usr/src/mmu-notifier-helpers-$version/dkms.conf" ] &&
+		dpkg --root="$work/system" --verify mmu-notifier-helpers-dkms
+}
+ships_no_rdma() {
+	! dpkg-deb -c "$deb" | grep -E 'rdma|/kbuild/(odp|rxe)/'
+}
+
 lintian_is_silent() {
 	lintian --fail-on error,warning "$work/deb/"*.changes
 }
@@ -50,6 +61,12 @@ check 'it depends on DKMS' has_field Depends '(^|, )dkms '
 check 'its maintainer is who builds it' has_field Maintainer '^A \| B & C <a@b\.example>$'
 check 'its sources are those of dkms-source' same_sources
 check 'its change log is dated' has_changelog
+check 'it has nothing of the crate that has another licence' ships_no_rdma
+if [ "$(id -u)" = 0 ]; then
+	check 'it is unpacked whole' installs
+else
+	skip 'it is unpacked whole' 'dpkg wants root'
+fi
 if command -v lintian >/dev/null; then
 	check 'lintian has nothing to say' lintian_is_silent
 else

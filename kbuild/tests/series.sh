@@ -37,8 +37,11 @@ git -C "$tree" commit -qm base
 
 patches() { find "$series" -name '*.patch' ! -name '0000-*' | sort; }
 write() { "$top/series" "$kernel" "$series"; }
-# shellcheck disable=SC2046 # No name has a blank.
-apply() { git -C "$tree" am -q $(patches); }
+# As the README has it.
+apply() {
+	command=$(sed -n 's/^\(cat DIR.*git -C \)KDIR am$/\1"$tree" am/p' "$top/README.md")
+	[ -n "$command" ] && (cd "$work" && eval "$(printf '%s' "$command" | sed 's:DIR/:series/:g')")
+}
 signed() {
 	patches | while read -r patch; do
 		grep -q '^Signed-off-by: A Maintainer <maintainer@example.org>$' "$patch" || {
@@ -78,6 +81,19 @@ installed_alike() {
 }
 
 echo "KTAP version 1"
+# series_of NAME COMMAND: what series makes of a tree that the command has changed.
+series_of() {
+	rm -rf "$work/other"
+	cp -a "$work/installed" "$work/other"
+	(cd "$work/other" && eval "$2")
+	refused "$1" "$top/series" "$work/other" "$work/none"
+}
+check "refuses a kernel that it does not know" series_of "supported" \
+	"sed -i 's/^PATCHLEVEL = .*/PATCHLEVEL = 1/' Makefile"
+check "refuses a tree with the crates in it" series_of "crates installed" "mkdir .mmu_notifier_helpers"
+check "refuses a tree without the line that a hook follows" series_of "rust/Makefile" \
+	"sed -i '/rustdoc-kernel rustdoc-pin_init/d' rust/Makefile"
+check "refuses a tree without a file to hook into" series_of "no mm/Kconfig" "rm mm/Kconfig"
 check "refuses without somebody to sign off" refused "user.name" nobody
 check "writes the patches" write
 check "refuses to write over patches" refused "has patches already" write
