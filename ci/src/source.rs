@@ -19,6 +19,8 @@ use crate::{apt, disk};
 const SERIES: [&str; 1] = ["7.3"];
 /// Where Debian serves kernels that are newer than its release.
 const SUITE: &str = "trixie-backports";
+/// Where it serves those of its next release, and those that are candidates.
+pub(crate) const OTHER_SUITES: [&str; 2] = ["unstable", "experimental"];
 /// What signs it.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package and what is unpacked from it, while both are there.
@@ -31,6 +33,28 @@ pub(crate) struct Source {
     pub(crate) version: String,
     /// The top of the tree.
     pub(crate) tree: PathBuf,
+}
+
+/// Whether a kernel of this version, as Debian writes it, is of a supported series.
+pub(crate) fn is_supported(version: &str) -> bool {
+    SERIES.iter().any(|series| {
+        version
+            .strip_prefix(series)
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    })
+}
+
+/// The newest source that one of Debian's other suites serves, if it serves any.
+pub(crate) fn other(paths: &Paths, suite: &str) -> Result<Option<Source>> {
+    let sources = paths.dir(Path::new("versions").join("src"))?;
+    let logs = paths.logs("source")?;
+    let apt = Apt::new(paths, &logs, suite)?;
+    let served = apt.served()?;
+    let Some(package) = newest_package(&served) else {
+        return Ok(None);
+    };
+    disk::require(&sources, NEEDED, "another kernel's source")?;
+    apt.fetch(paths, &package, &sources).map(Some)
 }
 
 /// The newest source that is in the cache or, with `update` or with none there, that Debian serves.
@@ -79,20 +103,25 @@ fn choose(served: &[&str]) -> Option<String> {
         .find(|package| served.contains(&package.as_str()))
 }
 
+/// The package of the newest series among those that are served.
+fn newest_package(served: &[String]) -> Option<String> {
+    let numbers = |package: &str| -> Option<(u32, u32)> {
+        let (major, minor) = package.strip_prefix("linux-source-")?.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    served
+        .iter()
+        .filter(|package| numbers(package).is_some())
+        .max_by_key(|package| numbers(package))
+        .cloned()
+}
+
 fn fetch(paths: &Paths, sources: &Path) -> Result<Source> {
     disk::require(sources, NEEDED, "the kernel's source")?;
     let logs = paths.logs("source")?;
-    let apt = Apt::new(paths, &logs)?;
-    Step::new("reading Debian's list of kernels", logs.join("update.log"))
-        .run(cmd("apt-get", apt.args(&["update"])))
-        .with_context(|| {
-            format!(
-                "cannot read the suite {SUITE} of {}: is the network up?",
-                apt.mirror
-            )
-        })?;
-    let served = cmd("apt-cache", apt.args(&["pkgnames", "linux-source-"])).read()?;
-    let served: Vec<&str> = served.lines().map(str::trim).collect();
+    let apt = Apt::new(paths, &logs, SUITE)?;
+    let served = apt.served()?;
+    let served: Vec<&str> = served.iter().map(String::as_str).collect();
     let Some(package) = choose(&served) else {
         bail!(
             "Debian's suite {SUITE} serves no kernel that is supported here (supported: {}; served: {}): \
@@ -101,36 +130,7 @@ fn fetch(paths: &Paths, sources: &Path) -> Result<Source> {
             served.join(", ")
         );
     };
-    let record = cmd(
-        "apt-cache",
-        apt.args(&["show", "--no-all-versions", &package]),
-    )
-    .read()?;
-    let field = |name: &str| {
-        record
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
-    let debian = field("Version:").with_context(|| format!("Debian's {package} has no version"))?;
-    let version = directory_name(debian);
-    let tree = sources.join(&version);
-    if tree.is_dir() {
-        note(format!("{package} {debian} is the newest, and it is here"));
-        return Ok(Source { version, tree });
-    }
-
-    note(format!("the kernel is Debian's {package} {debian}"));
-    let downloads = paths.dir("downloads")?;
-    let uris = cmd("apt-get", apt.args(&["--print-uris", "download", &package])).read()?;
-    let file = uris.lines().find_map(ToGet::parse).with_context(|| {
-        format!("apt does not tell where to get {package} from, or not with a hash: {uris}")
-    })?;
-    let deb = file.get(&downloads, &logs)?;
-    unpack(&deb, &downloads, &tree, &logs)?;
-    // With it goes what an interrupted run left of another version.
-    fs::remove_dir_all(&downloads)?;
-    Ok(Source { version, tree })
+    apt.fetch(paths, &package, sources)
 }
 
 /// A file that apt names, with the hash that its signed lists have for it.
@@ -259,23 +259,29 @@ fn directory_name(version: &str) -> String {
 struct Apt {
     conf: PathBuf,
     mirror: String,
+    suite: String,
+    logs: PathBuf,
 }
 
 impl Apt {
-    fn new(paths: &Paths, logs: &Path) -> Result<Self> {
+    fn new(paths: &Paths, logs: &Path, suite: &str) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).is_file(),
             "{KEYRING} is missing: install debian-archive-keyring, which verifies the kernel's source"
         );
-        let dir = paths.dir("apt")?;
+        let top = match suite {
+            SUITE => PathBuf::from("apt"),
+            other => Path::new("versions").join("apt").join(other),
+        };
+        let dir = paths.dir(&top)?;
         for below in ["lists/partial", "cache/archives/partial"] {
-            paths.dir(Path::new("apt").join(below))?;
+            paths.dir(top.join(below))?;
         }
         let mirror = apt::mirror();
         let sources = dir.join("debian.sources");
         fs::write(
             &sources,
-            format!("Types: deb\nURIs: {mirror}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"),
+            format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"),
         )?;
         let dir = dir
             .to_str()
@@ -294,7 +300,64 @@ impl Apt {
                  Acquire::Retries \"3\";\n"
             ),
         )?;
-        Ok(Self { conf, mirror })
+        Ok(Self {
+            conf,
+            mirror,
+            suite: suite.into(),
+            logs: logs.into(),
+        })
+    }
+
+    /// The packages of kernels' sources that there are now.
+    fn served(&self) -> Result<Vec<String>> {
+        Step::new(
+            "reading Debian's list of kernels",
+            self.logs.join("update.log"),
+        )
+        .run(cmd("apt-get", self.args(&["update"])))
+        .with_context(|| {
+            format!(
+                "cannot read the suite {} of {}: is the network up?",
+                self.suite, self.mirror
+            )
+        })?;
+        let served = cmd("apt-cache", self.args(&["pkgnames", "linux-source-"])).read()?;
+        Ok(served.lines().map(|line| line.trim().into()).collect())
+    }
+
+    /// Gets what is in a package, unless it is in `sources` already.
+    fn fetch(&self, paths: &Paths, package: &str, sources: &Path) -> Result<Source> {
+        let record = cmd(
+            "apt-cache",
+            self.args(&["show", "--no-all-versions", package]),
+        )
+        .read()?;
+        let field = |name: &str| {
+            record
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+        };
+        let debian =
+            field("Version:").with_context(|| format!("Debian's {package} has no version"))?;
+        let version = directory_name(debian);
+        let tree = sources.join(&version);
+        if tree.is_dir() {
+            note(format!("{package} {debian} is the newest, and it is here"));
+            return Ok(Source { version, tree });
+        }
+
+        note(format!("the kernel is Debian's {package} {debian}"));
+        let downloads = paths.dir("downloads")?;
+        let uris = cmd("apt-get", self.args(&["--print-uris", "download", package])).read()?;
+        let file = uris.lines().find_map(ToGet::parse).with_context(|| {
+            format!("apt does not tell where to get {package} from, or not with a hash: {uris}")
+        })?;
+        let deb = file.get(&downloads, &self.logs)?;
+        unpack(&deb, &downloads, &tree, &self.logs)?;
+        // With it goes what an interrupted run left of another version.
+        fs::remove_dir_all(&downloads)?;
+        Ok(Source { version, tree })
     }
 
     fn args(&self, args: &[&str]) -> Vec<OsString> {
@@ -377,6 +440,24 @@ mod tests {
             Some("linux-source-7.3")
         );
         assert_eq!(choose(&["linux-source-7.30", "linux-source-7.4"]), None);
+    }
+
+    #[test]
+    fn the_newest_package_is_chosen() {
+        let served = ["linux-source-6.12", "linux-source-7.10", "linux-source-7.9"];
+        let mut served: Vec<String> = served.map(String::from).into();
+        served.push("linux-source-7.11-unsigned".into());
+        assert_eq!(
+            newest_package(&served).as_deref(),
+            Some("linux-source-7.10")
+        );
+        assert_eq!(newest_package(&[]), None);
+    }
+
+    #[test]
+    fn a_candidate_is_of_its_series() {
+        assert!(is_supported("7.3_rc7-1_exp1") && is_supported("7.3.4-1_bpo13_1"));
+        assert!(!is_supported("7.2.13-1") && !is_supported("7.30-1"));
     }
 
     #[test]

@@ -22,9 +22,17 @@ use crate::step::Step;
 use crate::toolchain::Toolchain;
 
 /// What `kbuild/install` leaves in a tree that it has been in.
-const NOTE: &str = ".mmu_notifier_helpers";
+pub(crate) const NOTE: &str = ".mmu_notifier_helpers";
 /// The file in a build tree that says that the copy of another was finished.
 const WHOLE: &str = ".ci-copied";
+
+/// Why nothing is installed into a kernel that `KDIR` names.
+pub(crate) const FOREIGN: &str = "KDIR= is a tree of yours, which the crates are not put into";
+
+/// Whether the source of a kernel is the cache's.
+pub(crate) fn is_ours(paths: &Paths, kernel: &Kernel) -> bool {
+    kernel.source.starts_with(&paths.cache)
+}
 
 /// A source that the crates are in until this is dropped. Nobody else builds meanwhile.
 pub(crate) struct Installed<'a>(Borrowed<'a>);
@@ -78,7 +86,7 @@ impl<'a> Installed<'a> {
             "-C".into(),
             self.0.source.join("tools/testing/selftests").into(),
             to("O", &kernel.build),
-            "TARGETS=gpu_mirror_rs mmu_notifier_helpers".into(),
+            "TARGETS=gpu_mirror_rs mmu_notifier_helpers rdma_odp_rs".into(),
             to("INSTALL_PATH", &tests),
             "install".into(),
         ];
@@ -132,10 +140,22 @@ impl<'a> Applied<'a> {
     }
 
     /// Builds a kernel as it is now, with those of the options that it knows.
-    pub(crate) fn build(&self, base: &Kernel, name: &str, options: &str, log: &Path) -> Result<()> {
+    pub(crate) fn build(
+        &self,
+        base: &Kernel,
+        name: &str,
+        options: &str,
+        log: &Path,
+    ) -> Result<Kernel> {
         let kernel = self.borrowed.prepare(base, name)?;
         self.borrowed.configure(&kernel, options)?;
-        self.borrowed.make(&kernel, log, &["bzImage", "modules"])
+        self.borrowed.make(&kernel, log, &["bzImage", "modules"])?;
+        Ok(kernel)
+    }
+
+    /// Runs make on what was built.
+    pub(crate) fn make(&self, kernel: &Kernel, targets: &[&str], log: &Path) -> Result<()> {
+        self.borrowed.make(kernel, log, targets)
     }
 
     fn git(&self, args: &[&str], patch: &Path) -> Result<()> {
@@ -176,10 +196,7 @@ impl<'a> Borrowed<'a> {
         kernel: &Kernel,
         logs: &'a Path,
     ) -> Result<Self> {
-        ensure!(
-            kernel.source.starts_with(&paths.cache),
-            "the crates are not put into a tree of yours: run without KDIR"
-        );
+        ensure!(is_ours(paths, kernel), FOREIGN);
         let this = Self {
             paths,
             tools,

@@ -39,6 +39,7 @@ patches() { find "$series" -name '*.patch' ! -name '0000-*' | sort; }
 write() { "$top/series" "$kernel" "$series"; }
 # As the README has it.
 apply() {
+	# shellcheck disable=SC2016 # The variable is of the command that is run.
 	command=$(sed -n 's/^\(cat DIR.*git -C \)KDIR am$/\1"$tree" am/p' "$top/README.md")
 	[ -n "$command" ] && (cd "$work" && eval "$(printf '%s' "$command" | sed 's:DIR/:series/:g')")
 }

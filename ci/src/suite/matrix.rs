@@ -2,20 +2,21 @@
 
 //! The crates in a kernel's tree in each way that Kconfig allows, and each patch of the series alone.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
 use duct::cmd;
 
-use super::{kunit, tree as trees, Context};
+use super::{kunit, tree as trees, Boots, Context};
 use crate::kernel::{Kernel, Kind};
 use crate::report::{Case, Verdict};
+use crate::source::{self, Source};
 use crate::step::Step;
-use crate::tree::{Applied, Installed};
+use crate::tree::{self, Applied, Installed};
 
-/// Everything built in, but for the KUnit suites: they have processes, so they run when there is user space.
+/// Everything built in.
 const BUILT_IN: &str = "CONFIG_SECRETMEM=y
 CONFIG_MMU_NOTIFIER_HELPERS=y
 CONFIG_MMU_NOTIFIER_HELPERS_KUNIT_TEST=m
@@ -23,6 +24,11 @@ CONFIG_GPU_MIRROR_RS=y
 CONFIG_SAMPLES=y
 CONFIG_SAMPLES_RUST=y
 CONFIG_SAMPLE_RUST_MMU_MIRROR=y
+CONFIG_INFINIBAND=y
+CONFIG_INFINIBAND_USER_ACCESS=y
+CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+CONFIG_RDMA_RXE=y
+CONFIG_RDMA_RXE_ODP_RUST=y
 ";
 /// Everything a module.
 const MODULES: &str = "CONFIG_SECRETMEM=y
@@ -32,12 +38,30 @@ CONFIG_GPU_MIRROR_RS=m
 CONFIG_SAMPLES=y
 CONFIG_SAMPLES_RUST=y
 CONFIG_SAMPLE_RUST_MMU_MIRROR=m
+CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+CONFIG_RDMA_RXE_ODP_RUST=y
 ";
+/// The other driver of the kernel's that pages on demand, as it is.
+const MLX5: &str = "CONFIG_ETHERNET=y
+CONFIG_NET_VENDOR_MELLANOX=y
+CONFIG_MLX5_CORE=m
+CONFIG_MLX5_INFINIBAND=m
+";
+/// The helpers without device memory, in a kernel that is small.
+const LEAN: [&str; 4] = [
+    "CONFIG_DEVICE_PRIVATE=n",
+    "CONFIG_SAMPLES=y",
+    "CONFIG_SAMPLES_RUST=y",
+    "CONFIG_SAMPLE_RUST_MMU_MIRROR=y",
+];
+/// The suites that are about device memory.
+const OF_DEVICE_MEMORY: [&str; 3] = ["device_memory", "exclusive", "migrate"];
 /// Nothing.
 const OFF: &str = "CONFIG_MMU_NOTIFIER_HELPERS=n
 ";
-/// Modules that are checked against the kernel symbol by symbol, and must be signed.
-const STRICT: &str = "CONFIG_DEBUG_INFO_DWARF5=y
+/// Modules that are checked against the kernel symbol by symbol, the helpers in it, and must be signed.
+const STRICT: &str = "CONFIG_MMU_NOTIFIER_HELPERS=y
+CONFIG_DEBUG_INFO_DWARF5=y
 CONFIG_GENDWARFKSYMS=y
 CONFIG_MODVERSIONS=y
 CONFIG_MODULE_SIG=y
@@ -63,12 +87,23 @@ const TESTS_BUILT_IN: &[&str] = TESTS.first_chunk::<3>().unwrap();
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let base = context.kernel(Kind::Release)?;
+    if !tree::is_ours(context.paths, &base) {
+        let verdict = Verdict::Skip(tree::FOREIGN.into());
+        context.cases.push(Case::new("the combinations", verdict));
+        return Ok(());
+    }
     let logs = context.logs.clone();
     let (paths, tools) = (context.paths, context.tools);
 
     let installed = Installed::new(paths, tools, &base, &logs)?;
     let built_in = combination(context, &installed, &base, "built-in", BUILT_IN)?;
-    let modules = combination(context, &installed, &base, "modules", MODULES)?;
+    let modules = combination(
+        context,
+        &installed,
+        &base,
+        "modules",
+        &(MODULES.to_owned() + MLX5),
+    )?;
     let off = combination(context, &installed, &base, "off", OFF)?;
     let strict = combination(
         context,
@@ -80,31 +115,49 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     if let Some((kernel, _)) = &modules {
         developers(context, &installed, kernel);
     }
-    kunit_tool(context, &base);
+    let wanted = kunit::sources(&sources(context))?;
+    let lean: Vec<String> = wanted
+        .iter()
+        .filter(|name| {
+            !OF_DEVICE_MEMORY
+                .iter()
+                .any(|suite| name.starts_with(&format!("mmu_notifier_helpers_{suite}.")))
+        })
+        .cloned()
+        .collect();
+    kunit_tool(context, &base, "kunit.py", &[], &wanted);
+    kunit_tool(context, &base, "kunit.py-lean", &LEAN, &lean);
     drop(installed);
 
     if let Some((kernel, (tests, modules))) = built_in {
         trees::kselftests(context, &kernel, (&tests, &modules), TESTS_BUILT_IN)?;
-        let boots = trees::boot(
-            context,
-            &kernel,
-            &kunit::APPEND,
-            vec![
-                "sh".into(),
-                "-c".into(),
-                SUITES.into(),
-                "sh".into(),
-                modules.into(),
-            ],
-        )?;
-        let wanted = kunit::sources(&context.paths.checkout.join("mmu_notifier_helpers/kunit"))?;
+        let boots = suites(context, &kernel, &modules)?;
         context.judge_wanted("built-in: ", &boots, &wanted);
     }
     if let Some((kernel, (tests, modules))) = modules {
+        needs(
+            context,
+            "modules",
+            &modules,
+            "ib_core",
+            "mmu_notifier_helpers",
+        )?;
+        needs(context, "modules", &modules, "mlx5_ib", "ib_core")?;
         trees::kselftests(context, &kernel, (&tests, &modules), &TESTS)?;
     }
     if let Some((kernel, (_, modules))) = off {
-        let found = cmd!("find", modules, "-name", "*mirror*").read()?;
+        let found = cmd!(
+            "find",
+            modules,
+            "(",
+            "-name",
+            "*mirror*.ko",
+            "-o",
+            "-name",
+            "mmu_notifier_helpers*.ko",
+            ")"
+        )
+        .read()?;
         context.result("off: no module of ours", found.is_empty(), &found);
         let boots = trees::boot(context, &kernel, &[], vec!["true".into()])?;
         context.judge_boot("off: ", &boots);
@@ -114,9 +167,92 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         trees::kselftests(context, &kernel, (&tests, &modules), &TESTS)?;
     }
     for name in ["dkms", "deb"] {
-        trees::script(context, name, &base.build)?;
+        let first = context.cases.len();
+        trees::script_as_root(context, name, &base.build)?;
+        // What it takes is there, as ci/run installs it.
+        for case in &mut context.cases[first..] {
+            if let Verdict::Skip(cause) = &case.verdict {
+                case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
+            }
+        }
     }
-    patches(context, &base)
+    out_of_tree(context, &base)?;
+    patches(context, &base)?;
+    versions(context)
+}
+
+/// Loads a driver that was installed below the root that `$1` names, uses and removes it.
+const BY_NAME: &str = r#"mkdir -p /lib/modules
+ln -sfn "$1/lib/modules/$(uname -r)" "/lib/modules/$(uname -r)"
+modprobe gpu_mirror_rs && [ -c /dev/hmm_dmirror0 ] && modprobe -r -w 1000 gpu_mirror_rs &&
+	! grep -q '^mmu_notifier_helpers ' /proc/modules && printf 'KTAP version 1\n1..1\nok 1 modprobe\n'"#;
+
+/// Builds the modules out of tree, installs them for a kernel as it is, and boots that.
+fn out_of_tree(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
+    let output = context.paths.mo_dir("out-of-tree")?;
+    let root = context.paths.own_dir("out-of-tree")?.join("root");
+    let step = |context: &Context<'_>, target: &str| {
+        let args: Vec<OsString> = vec![
+            "-C".into(),
+            context.paths.checkout.join("kbuild").into(),
+            argument("KDIR=", &base.build),
+            argument("MO=", &output),
+            argument("INSTALL_MOD_PATH=", &root),
+            target.into(),
+        ];
+        let log = context.logs.join(format!("out-of-tree-{target}.log"));
+        Step::new(format!("out of tree: {target}"), log).run(context.tools.make(&args))
+    };
+    let installed = step(context, "modules").and_then(|()| step(context, "modules_install"));
+    if context
+        .outcome("out of tree: installs", installed)
+        .is_none()
+    {
+        return Ok(());
+    }
+    let mut command: Vec<OsString> = ["sh", "-c", BY_NAME, "sh"].map(Into::into).into();
+    command.push(root.clone().into());
+    let kernel = Kernel {
+        name: "out-of-tree".into(),
+        ..base.clone()
+    };
+    let boots = trees::boot(context, &kernel, &[], command)?;
+    context.judge("out of tree: ", &boots);
+    let removed = step(context, "modules_uninstall").and_then(|()| step(context, "clean"));
+    context.outcome("out of tree: uninstalls and cleans", removed);
+    Ok(())
+}
+
+/// Where the sources of the KUnit suites are.
+fn sources(context: &Context<'_>) -> PathBuf {
+    context.paths.checkout.join("mmu_notifier_helpers/kunit")
+}
+
+/// Boots a kernel and runs the KUnit suites among its modules.
+fn suites(context: &Context<'_>, kernel: &Kernel, modules: &Path) -> Result<Boots> {
+    let mut command: Vec<OsString> = ["sh", "-c", SUITES, "sh"].map(Into::into).into();
+    command.push(modules.into());
+    trees::boot(context, kernel, &kunit::APPEND, command)
+}
+
+/// A case: whether one module stands on another.
+fn needs(
+    context: &mut Context<'_>,
+    name: &str,
+    modules: &Path,
+    module: &str,
+    needed: &str,
+) -> Result<()> {
+    let found = cmd!("find", modules, "-name", format!("{module}.ko")).read()?;
+    let depends = cmd!("/sbin/modinfo", "-F", "depends", &found)
+        .unchecked()
+        .read()?;
+    context.result(
+        &format!("{name}: {module} stands on {needed}"),
+        depends.split(',').any(|one| one == needed),
+        &format!("it depends on: {depends}"),
+    );
+    Ok(())
 }
 
 type Programs = (PathBuf, PathBuf);
@@ -156,6 +292,8 @@ fn developers(context: &mut Context<'_>, installed: &Installed<'_>, kernel: &Ker
         "CLIPPY=1",
         "rust/mmu_notifier_helpers/",
         "drivers/gpu/gpu_mirror_rs/",
+        "drivers/infiniband/core/",
+        "drivers/infiniband/sw/rxe/",
         "samples/rust/",
     ];
     for (what, targets) in [
@@ -164,12 +302,9 @@ fn developers(context: &mut Context<'_>, installed: &Installed<'_>, kernel: &Ker
         ("rustfmtcheck", &["rustfmtcheck"]),
         ("clippy", &clippy),
     ] {
-        let outcome = installed.make(kernel, what, targets).and_then(|()| {
-            let log = context.logs.join(format!("{}-{what}.log", kernel.name));
-            let said = warnings(&fs::read_to_string(log)?);
-            ensure!(said.is_empty(), "{said}");
-            Ok(())
-        });
+        let outcome = installed
+            .make(kernel, what, targets)
+            .and_then(|()| silent(&context.logs.join(format!("{}-{what}.log", kernel.name))));
         context.outcome(&format!("make {what}"), outcome);
     }
     let project = kernel.build.join("rust-project.json");
@@ -207,12 +342,19 @@ EOF
 chmod +x "$bin/qemu-system-x86_64"
 PATH=$bin:$PATH exec "$@""#;
 
-/// The kernel's own way to run KUnit suites, without KVM.
-fn kunit_tool(context: &mut Context<'_>, base: &Kernel) {
-    let log = context.logs.join("kunit.py.log");
+/// The kernel's own way to run KUnit suites, without KVM, with some options changed. Each case that is
+/// wanted must pass there, and the build must not warn.
+fn kunit_tool(
+    context: &mut Context<'_>,
+    base: &Kernel,
+    name: &str,
+    options: &[&str],
+    wanted: &[String],
+) {
+    let log = context.logs.join(format!("{name}.log"));
     let outcome = context
         .paths
-        .dir(Path::new("tree").join(&base.slot).join("kunit"))
+        .dir(Path::new("tree").join(&base.slot).join(name))
         .and_then(|build| {
             let mut args: Vec<OsString> = ["-c", WITHOUT_KVM, "sh"].map(Into::into).into();
             args.push(context.logs.join("bin").into());
@@ -223,47 +365,45 @@ fn kunit_tool(context: &mut Context<'_>, base: &Kernel) {
                     "--kunitconfig=rust/mmu_notifier_helpers",
                     "--arch=x86_64",
                     "--make_options=LLVM=1",
-                    "--timeout=600",
-                    "--raw_output=all",
+                    "--timeout=900",
                 ]
                 .map(OsString::from),
             );
             args.push(format!("--jobs={}", crate::toolchain::Toolchain::jobs()).into());
             args.push("--build_dir".into());
-            args.push(build.into());
+            args.push(build.clone().into());
+            for option in options {
+                args.push(format!("--kconfig_add={option}").into());
+            }
             let command = context.tools.command(cmd("sh", args)).dir(&base.source);
-            Step::new("kunit.py: building and running", &log)
+            Step::new(format!("{name}: building and running"), &log)
                 .by(context.deadline)
-                .run(command)
+                .run(command)?;
+            silent(&log)?;
+            Ok(build)
         });
-    context.outcome("kunit.py", outcome);
-    let output = fs::read_to_string(&log).unwrap_or_default();
+    // What the kernel printed; of what kunit.py makes of it the status is enough.
+    let output = outcome
+        .as_ref()
+        .ok()
+        .and_then(|build| fs::read_to_string(build.join("test.log")).ok())
+        .unwrap_or_default();
+    context.outcome(name, outcome);
     let first = context.cases.len();
-    let results = context.judge_results("kunit.py: ", &crate::ktap::parse(&output));
+    let results = context.judge_results(&format!("{name}: "), &crate::ktap::parse(&output));
     for case in &mut context.cases[first..] {
-        if matches!(&case.verdict, Verdict::Fail(cause) if cause.contains("ENOENT")) {
-            case.verdict =
-                Verdict::Skip("needs a process, and its kernel has no user space".into());
+        if let Verdict::Skip(cause) = &case.verdict {
+            case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
         }
     }
-    // A suite fails with any of its cases, and those are judged already.
-    let mut at = 0;
-    context.cases.retain(|case| {
-        at += 1;
-        let name = case.name.strip_prefix("kunit.py: ");
-        at <= first || name.is_none_or(|name| name.contains('.') || name == "plan")
-    });
-    let wanted = kunit::sources(&context.paths.checkout.join("mmu_notifier_helpers/kunit"));
-    for name in wanted.unwrap_or_default() {
-        if !results.contains(&name) {
-            context.fail(&format!("kunit.py: {name}"), "it gave no result".into());
-        }
+    for missing in wanted.iter().filter(|case| !results.contains(case)) {
+        context.fail(&format!("{name}: {missing}"), "it gave no result".into());
     }
 }
 
-/// Whether each module is signed and has versions for the symbols of Rust.
+/// Whether each module is signed, and is checked against the versions of what the helpers export.
 fn signed(context: &mut Context<'_>, modules: &Path) -> Result<()> {
-    for name in ["mmu_notifier_helpers", "gpu_mirror_rs", "rust_mmu_mirror"] {
+    for name in ["gpu_mirror_rs", "rust_mmu_mirror", "ib_core"] {
         let found = cmd!("find", modules, "-name", format!("{name}.ko")).read()?;
         let signer = cmd!("/sbin/modinfo", "-F", "signer", &found)
             .unchecked()
@@ -273,11 +413,17 @@ fn signed(context: &mut Context<'_>, modules: &Path) -> Result<()> {
             !signer.is_empty(),
             "modinfo names no signer",
         );
-        let sections = cmd!("readelf", "-SW", &found).read()?;
+        let versions = cmd!("/sbin/modprobe", "--dump-modversions", &found)
+            .unchecked()
+            .read()?;
+        let of_rust = versions
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .filter(|symbol| symbol.starts_with("_R") && symbol.contains("mmu_notifier_helpers"));
         context.result(
-            &format!("strict: {name} has versions"),
-            sections.contains("__version"),
-            "it has no section of them",
+            &format!("strict: {name} has versions of the helpers' symbols"),
+            of_rust.count() > 0,
+            "modprobe --dump-modversions names none",
         );
     }
     Ok(())
@@ -302,21 +448,150 @@ fn patches(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
         .collect();
     names.sort();
     let mut applied = Applied::new(paths, tools, base, &logs)?;
-    for patch in names.iter().skip(1) {
+    let last = names.len().saturating_sub(1);
+    for (number, patch) in names.iter().enumerate().skip(1) {
         let name = patch.file_stem().context("a patch has a name")?;
         let name = name.to_string_lossy().into_owned();
         applied.apply(patch)?;
         let log = logs.join(format!("{name}.log"));
         let outcome = applied
             .build(base, "patches", MODULES, &log)
-            .and_then(|()| {
-                let said = warnings(&fs::read_to_string(&log)?);
-                ensure!(said.is_empty(), "{said}");
-                Ok(())
+            .and_then(|kernel| {
+                silent(&log)?;
+                Ok(kernel)
             });
-        context.outcome(&format!("builds with {name}"), outcome);
+        let Some(kernel) = context.outcome(&format!("builds with {name}"), outcome) else {
+            continue;
+        };
+        if number == 1 || number == last {
+            let log = logs.join(format!("{name}-rustdoc.log"));
+            let outcome = applied
+                .make(&kernel, &["rustdoc"], &log)
+                .and_then(|()| silent(&log));
+            context.outcome(&format!("is documented with {name}"), outcome);
+        }
     }
     Ok(())
+}
+
+/// Fails if a build has warned.
+fn silent(log: &Path) -> Result<()> {
+    let said = warnings(&fs::read_to_string(log)?);
+    ensure!(said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// What `kbuild/README.md` says of kernels that are not supported: those that Debian serves beside.
+fn versions(context: &mut Context<'_>) -> Result<()> {
+    let mut older = false;
+    for suite in source::OTHER_SUITES {
+        match source::other(context.paths, suite) {
+            Ok(Some(other)) => {
+                older |= !source::is_supported(&other.version);
+                version(context, &other)?;
+            }
+            Ok(None) => {
+                let verdict = Verdict::Skip("it serves no kernel's source".into());
+                context
+                    .cases
+                    .push(Case::new(format!("versions: {suite}"), verdict));
+            }
+            Err(error) => context.fail(&format!("versions: {suite}"), format!("{error:#}")),
+        }
+    }
+    if !older {
+        let verdict = Verdict::Skip("Debian serves no kernel that is not supported".into());
+        context
+            .cases
+            .push(Case::new("versions: one that is refused", verdict));
+    }
+    Ok(())
+}
+
+/// What comes of a kernel: whether it takes the crates, and what their build beside it says.
+fn version(context: &mut Context<'_>, other: &Source) -> Result<()> {
+    let (paths, tools, logs) = (context.paths, context.tools, context.logs.clone());
+    let version = &other.version;
+    let log = |what: &str| logs.join(format!("{version}-{what}.log"));
+    let install = paths.checkout.join("kbuild/install");
+    if source::is_supported(version) {
+        let step = |args: &[&OsStr], what: &str| {
+            Step::new(format!("{version}: {what}"), log(what)).run(cmd(&install, args))
+        };
+        let tree = other.tree.as_os_str();
+        let outcome =
+            step(&[tree], "install").and_then(|()| step(&[OsStr::new("--remove"), tree], "remove"));
+        context.outcome(&format!("versions: {version} takes the crates"), outcome);
+    } else {
+        let said = cmd!(&install, &other.tree)
+            .stderr_to_stdout()
+            .unchecked()
+            .read()?;
+        context.result(
+            &format!("versions: {version} is refused"),
+            said.contains("; supported: ") && !other.tree.join(tree::NOTE).exists(),
+            &said,
+        );
+    }
+
+    let prepared = prepare(context, other, &log("prepare"));
+    let what = format!("versions: {version} is prepared");
+    let Some(build) = context.outcome(&what, prepared) else {
+        return Ok(());
+    };
+    let output = paths.mo_dir(Path::new("versions").join("mo").join(version))?;
+    let args: Vec<OsString> = vec![
+        "-C".into(),
+        paths.checkout.join("kbuild").into(),
+        argument("KDIR=", &build),
+        argument("MO=", &output),
+        // Nothing is linked there, so nothing is known of its symbols.
+        "KBUILD_MODPOST_WARN=1".into(),
+    ];
+    let log = log("modules");
+    let built = Step::new(format!("{version}: building the modules"), &log).run(tools.make(&args));
+    if source::is_supported(version) {
+        context.outcome(&format!("versions: {version} builds out of tree"), built);
+        return Ok(());
+    }
+    let said = fs::read_to_string(&log)?;
+    context.result(
+        &format!("versions: {version} gets a warning"),
+        said.contains("7.3 is what is supported and tested"),
+        "there is none",
+    );
+    context.result(
+        &format!("versions: {version} does not compile, for what the table says"),
+        built.is_err() && said.contains("hmm_range_fault_unlocked_timeout"),
+        "it does, or for another reason: kbuild/README.md is out of date",
+    );
+    Ok(())
+}
+
+/// Configures a kernel and makes what modules are compiled against.
+fn prepare(context: &Context<'_>, other: &Source, log: &Path) -> Result<PathBuf> {
+    let fragments = context.paths.checkout.join("ci/config");
+    let all = context.logs.join(format!("{}.config", other.version));
+    let text =
+        ["base.config", "release.config"].map(|name| fs::read_to_string(fragments.join(name)));
+    fs::write(&all, text.into_iter().collect::<std::io::Result<String>>()?)?;
+    let build = context
+        .paths
+        .dir(Path::new("versions").join("build").join(&other.version))?;
+    for targets in [&["allnoconfig"][..], &["prepare", "modules_prepare"]] {
+        let mut args: Vec<OsString> = vec!["-C".into(), other.tree.clone().into(), "LLVM=1".into()];
+        args.push(argument("O=", &build));
+        args.extend(targets.iter().map(OsString::from));
+        Step::new(format!("{}: {}", other.version, targets.join(" ")), log)
+            .run(context.tools.make(&args).env("KCONFIG_ALLCONFIG", &all))?;
+    }
+    Ok(build)
+}
+
+fn argument(name: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(name);
+    argument.push(path);
+    argument
 }
 
 impl Context<'_> {

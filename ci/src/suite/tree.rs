@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
-use duct::cmd;
+use duct::{cmd, Expression};
+use nix::unistd::geteuid;
 
 use super::{Boots, Context};
 use crate::exec;
@@ -23,6 +24,8 @@ CONFIG_GPU_MIRROR_RS=m
 CONFIG_SAMPLES=y
 CONFIG_SAMPLES_RUST=y
 CONFIG_SAMPLE_RUST_MMU_MIRROR=m
+CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+CONFIG_RDMA_RXE_ODP_RUST=y
 ";
 
 /// Finds the installed modules and runs installed kselftests, each a program of its own.
@@ -33,6 +36,16 @@ ln -sfn "$modules/lib/modules/$(uname -r)" "/lib/modules/$(uname -r)"
 if [ -d "/lib/modules/$(uname -r)/kernel/drivers/gpu/gpu_mirror_rs" ]; then
 	modprobe gpu_mirror_rs || exit
 fi
+case $* in
+*rdma_odp_rs:*)
+	modprobe -a ib_uverbs rdma_rxe || exit
+	ip link add rxe-veth0 type veth peer name rxe-veth1
+	ip link set rxe-veth1 up
+	ip link set rxe-veth0 up
+	ip address add 192.0.2.1/24 dev rxe-veth0
+	rdma link add rxe0 type rxe netdev rxe-veth0 || exit
+	;;
+esac
 set -- $(printf -- '-t %s ' "$@")
 exec "$tests/run_kselftest.sh" "$@""#;
 
@@ -50,6 +63,12 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         script(context, name, &base.build)?;
     }
 
+    if !tree::is_ours(context.paths, &base) {
+        let verdict = Verdict::Skip(tree::FOREIGN.into());
+        let name = "a kernel with the crates in its tree";
+        context.cases.push(Case::new(name, verdict));
+        return Ok(());
+    }
     let (before, after) = (context.logs.join("before"), context.logs.join("after"));
     let lock = context.paths.lock()?;
     tree::clean(context.paths, &base.source)?;
@@ -76,24 +95,41 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 
     let tests = [
         "gpu_mirror_rs:gpu_mirror",
+        "gpu_mirror_rs:gpu_mirror_counters",
         "gpu_mirror_rs:gpu_mirror_exclusive",
         "mmu_notifier_helpers:rust_mmu_mirror",
+        "rdma_odp_rs:rdma_odp_lifetime",
     ];
     kselftests(context, &kernel, (&programs.0, &programs.1), &tests)
 }
 
 /// Runs a shell test of `kbuild/` on a kernel's source or build tree.
 pub(super) fn script(context: &mut Context<'_>, name: &str, tree: &Path) -> Result<()> {
+    let program = test(context, name);
+    results_of(context, name, cmd!(program, tree))
+}
+
+/// The same as root.
+pub(super) fn script_as_root(context: &mut Context<'_>, name: &str, tree: &Path) -> Result<()> {
+    if geteuid().is_root() {
+        return script(context, name, tree);
+    }
+    let program = test(context, name);
+    // sudo keeps neither.
+    let keep = r#"sudo env "PATH=$PATH" "LIBCLANG_PATH=$LIBCLANG_PATH" "$@""#;
+    results_of(context, name, cmd!("sh", "-c", keep, "sh", program, tree))
+}
+
+fn test(context: &Context<'_>, name: &str) -> PathBuf {
+    let tests = context.paths.checkout.join("kbuild/tests");
+    tests.join(name).with_extension("sh")
+}
+
+fn results_of(context: &mut Context<'_>, name: &str, command: Expression) -> Result<()> {
     note(format!("kbuild/tests/{name}.sh"));
-    let program = context
-        .paths
-        .checkout
-        .join("kbuild/tests")
-        .join(name)
-        .with_extension("sh");
     let output = context
         .tools
-        .command(cmd!(program, tree))
+        .command(command)
         .stderr_to_stdout()
         .unchecked()
         .read()?;
