@@ -102,7 +102,7 @@ pub(crate) fn ours(
         "there are no RDMA modules in Rust yet: no step of kbuild/tree brings CONFIG_{SWITCH}"
     );
     let installed = Installed::new(paths, tools, kernel, logs)?;
-    let tree = installed.build(kernel, "rdma", OPTIONS)?;
+    let tree = installed.build(kernel, &format!("rdma-{}", kernel.name), OPTIONS)?;
     drop(installed);
     let mut modules = existing(&tree, &[HELPERS_FILE])?;
     modules.extend(existing(&tree, MODULES)?);
