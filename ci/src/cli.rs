@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Demo,
     /// Run what checks the project
     Test(Test),
-    /// Measure what the GPU mirror's operations cost, in Rust and in C
+    /// Measure what the operations of the GPU mirror or of RDMA cost, in Rust and in C
     Bench(Bench),
     /// Boot, load a GPU mirror and run a program in the guest
     #[command(after_help = STATUSES)]
@@ -140,6 +140,9 @@ pub(crate) struct Bench {
     /// Only for so many pages: 64, 4096 or 65536
     #[arg(long, value_name = "N")]
     pub(crate) pages: Option<u64>,
+    /// Of RDMA on-demand paging, not of the GPU mirror
+    #[arg(long, conflicts_with = "pages")]
+    pub(crate) rdma: bool,
 }
 
 /// `test`.

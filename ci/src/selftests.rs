@@ -78,6 +78,11 @@ impl Builder<'_> {
         self.ours("rdma_odp_rs/selftests", "rdma_odp")
     }
 
+    /// The program that measures it.
+    pub(crate) fn rdma_odp_bench(&self) -> Result<PathBuf> {
+        beside(&self.rdma_odp()?, "rdma_odp_bench")
+    }
+
     /// The program that shows RDMA on-demand paging.
     pub(crate) fn rdma_odp_demo(&self) -> Result<PathBuf> {
         beside(&self.rdma_odp()?, "rdma_odp_demo")

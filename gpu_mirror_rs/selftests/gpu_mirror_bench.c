@@ -10,7 +10,7 @@
  *
  * Figures for programs are in lines of their own. The cost is that of all pages,
  * in nanoseconds: where the machine's clock counts instructions, in those.
- *   figures: row=NAME mirrored=0|1 huge=0|1 pages=NUMBER reps=NUMBER cost=NUMBER
+ *   figures: row=NAME driver=0|1 huge=0|1 size=PAGES units=PAGES reps=NUMBER cost=NUMBER
  */
 #define _GNU_SOURCE
 #include <linux/fs.h>
@@ -375,8 +375,8 @@ static int run(const struct row *row, size_t npages, bool huge)
 		}
 	}
 	cost = median(costs + 1, reps);
-	printf("figures: row=%s mirrored=%d huge=%d pages=%zu reps=%zu cost=%llu\n", row->name,
-	       row->mirrored, huge, npages, reps, cost > nothing ? cost - nothing : 0);
+	printf("figures: row=%s driver=%d huge=%d size=%zu units=%zu reps=%zu cost=%llu\n", row->name,
+	       row->mirrored, huge, npages, npages, reps, cost > nothing ? cost - nothing : 0);
 	return KSFT_PASS;
 }
 

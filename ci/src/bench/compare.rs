@@ -1,109 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The drivers beside each other, beside the floor, and beside the goals.
+//! C and Rust beside each other, beside the floor, and beside the goals.
 
 use serde::Serialize;
 
 use crate::modules::Which::{Rust, C};
 
-use super::figures::{Figures, Size};
+use super::figures::{Figures, Point};
+use super::subject::{Aim, Limit, Operation, Subject};
 
-/// The pages at which the goals are judged.
-pub(super) const GOAL_PAGES: u64 = 4096;
+/// From here on two figures are not the same: two runs agree better than that.
+const SAME: f64 = 0.005;
 
-/// An operation of the mirror, and what it cannot do without.
-struct Operation {
-    name: &'static str,
-    row: &'static str,
-    /// The row of its floor, and what that is.
-    floor: Option<(&'static str, &'static str)>,
-}
-
-const COLD: &str = "cold fault";
-const WARM_READ: &str = "warm read";
-const SNAPSHOT: &str = "snapshot";
-const MPROTECT: &str = "mprotect";
-const UNRELATED: &str = "mprotect elsewhere";
-const MUNMAP: &str = "munmap";
-const TO_DEVICE: &str = "migrate to the device";
-const TO_SYSTEM: &str = "migrate back";
-const FAULT_BACK: &str = "migrate back by CPU fault";
-
-const OPERATIONS: &[Operation] = &[
-    Operation {
-        name: COLD,
-        row: "read_cold",
-        floor: Some((
-            "read_warm",
-            "the driver's own warm read, that is, over the copy",
-        )),
-    },
-    Operation {
-        name: WARM_READ,
-        row: "read_warm",
-        floor: Some(("copy", "one copy by the processor's string instruction")),
-    },
-    Operation {
-        name: "warm write",
-        row: "write_warm",
-        floor: Some(("copy", "one copy by the processor's string instruction")),
-    },
-    Operation {
-        name: "device fault on untouched memory",
-        row: "fault",
-        floor: Some((
-            "write_warm",
-            "the driver's own warm write, that is, over the copy; to clear a page is 4096",
-        )),
-    },
-    Operation {
-        name: SNAPSHOT,
-        row: "snapshot",
-        floor: Some(("mincore", "`mincore()`, which tells less")),
-    },
-    Operation {
-        name: MPROTECT,
-        row: "mprotect",
-        floor: Some(("mprotect_bare", "the same without a mirror")),
-    },
-    Operation {
-        name: UNRELATED,
-        row: "mprotect_unrelated",
-        floor: Some((
-            "mprotect_bare",
-            "the same without a mirror; the device has other memory of the process, never this",
-        )),
-    },
-    Operation {
-        name: MUNMAP,
-        row: "munmap",
-        floor: Some(("munmap_bare", "the same without a mirror")),
-    },
-    Operation {
-        name: TO_DEVICE,
-        row: "to_device",
-        floor: None,
-    },
-    Operation {
-        name: TO_SYSTEM,
-        row: "to_system",
-        floor: None,
-    },
-    Operation {
-        name: FAULT_BACK,
-        row: "fault_back",
-        floor: None,
-    },
-];
-
-/// The names of the operations that have a floor, with what it is.
-pub(super) fn floors() -> impl Iterator<Item = (&'static str, &'static str)> {
-    OPERATIONS
-        .iter()
-        .filter_map(|operation| Some((operation.name, operation.floor?.1)))
-}
-
-/// Both drivers' figures, where they have them.
+/// Both figures, where there are any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Pair {
     pub(super) c: Option<f64>,
@@ -134,54 +43,35 @@ impl Pair {
 pub(super) struct Line {
     pub(super) operation: &'static str,
     #[serde(flatten)]
-    pub(super) size: Size,
-    /// Instructions per 4 KiB.
+    pub(super) point: Point,
+    /// Instructions per unit.
     pub(super) cost: Pair,
+    /// Whether C moves wrong data.
+    #[serde(skip_serializing_if = "is_right")]
+    pub(super) c_is_wrong: bool,
     /// The same over the floor, where there is one.
     pub(super) over_floor: Pair,
     /// The time that C takes in parts of Rust's.
     pub(super) time_ratio: Option<f64>,
 }
 
-/// What there is to reach, in instructions per 4 KiB.
-#[derive(Clone, Copy, Debug)]
-enum Limit {
-    Cost(f64),
-    PartOfC(f64),
+fn is_right(c_is_wrong: &bool) -> bool {
+    !c_is_wrong
 }
 
-struct Aim {
-    operation: &'static str,
-    over_floor: bool,
-    /// For small pages, and for huge ones.
-    limits: [Limit; 2],
-}
-
-const fn aim(operation: &'static str, over_floor: bool, limits: [Limit; 2]) -> Aim {
-    Aim {
-        operation,
-        over_floor,
-        limits,
+impl Line {
+    fn is_worse(&self) -> bool {
+        let both = self.cost.c.zip(self.cost.rust);
+        both.is_some_and(|(c, rust)| rust > c * (1.0 + SAME))
     }
 }
-
-const AIMS: &[Aim] = &[
-    aim(COLD, true, [Limit::Cost(200.0), Limit::Cost(120.0)]),
-    aim(MPROTECT, true, [Limit::Cost(40.0), Limit::Cost(2.0)]),
-    aim(MUNMAP, true, [Limit::Cost(40.0), Limit::Cost(2.0)]),
-    aim(WARM_READ, false, [Limit::Cost(4500.0); 2]),
-    aim(SNAPSHOT, false, [Limit::PartOfC(1.0); 2]),
-    aim(TO_DEVICE, false, [Limit::PartOfC(0.8); 2]),
-    aim(TO_SYSTEM, false, [Limit::PartOfC(0.9); 2]),
-    aim(FAULT_BACK, false, [Limit::PartOfC(0.9); 2]),
-    aim(UNRELATED, true, [Limit::PartOfC(1.0); 2]),
-];
 
 /// A goal and what became of it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Goal {
     pub(super) operation: &'static str,
-    pub(super) huge: bool,
+    #[serde(flatten)]
+    pub(super) point: Point,
     /// Whether it is about what comes on top of the floor.
     pub(super) over_floor: bool,
     pub(super) at_most: Option<f64>,
@@ -192,24 +82,35 @@ pub(super) struct Goal {
     pub(super) met: Option<bool>,
 }
 
+/// What an operation costs at its largest size in parts of what it costs at its smallest.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Growth {
+    pub(super) operation: &'static str,
+    pub(super) sizes: [u64; 2],
+    pub(super) c: Option<f64>,
+    pub(super) rust: Option<f64>,
+}
+
 /// All there is to say.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) goals: Vec<Goal>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) growth: Vec<Growth>,
     pub(super) lines: Vec<Line>,
 }
 
 impl Comparison {
     /// Of instructions, and of time.
-    pub(super) fn new(counted: &Figures, timed: &Figures) -> Self {
-        let sizes = counted.sizes();
-        let lines: Vec<Line> = OPERATIONS
-            .iter()
-            .flat_map(|operation| sizes.iter().map(move |size| (operation, *size)))
-            .map(|(operation, size)| line(operation, size, counted, timed))
-            .collect();
+    pub(super) fn new(subject: &Subject, counted: &Figures, timed: Option<&Figures>) -> Self {
+        let lines = subject.operations.iter().flat_map(|operation| {
+            let points = counted.points(operation.row).into_iter();
+            points.map(|point| line(operation, point, counted, timed))
+        });
+        let lines: Vec<Line> = lines.collect();
         Self {
-            goals: goals(&lines),
+            goals: goals(subject.aims, &lines),
+            growth: growth(subject.aims, &lines),
             lines,
         }
     }
@@ -218,61 +119,116 @@ impl Comparison {
     pub(super) fn operations(&self) -> impl Iterator<Item = &[Line]> {
         self.lines.chunk_by(|a, b| a.operation == b.operation)
     }
+
+    /// Where C moves wrong data.
+    pub(super) fn wrong(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.c_is_wrong)
+    }
+
+    /// What costs more than in C.
+    pub(super) fn worse(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.is_worse())
+    }
 }
 
-fn line(operation: &Operation, size: Size, counted: &Figures, timed: &Figures) -> Line {
+fn line(operation: &Operation, point: Point, counted: &Figures, timed: Option<&Figures>) -> Line {
     let pair = |figures: &Figures, row| {
-        Pair::new(figures.cost(C, row, size), figures.cost(Rust, row, size))
+        Pair::new(figures.cost(C, row, point), figures.cost(Rust, row, point))
     };
     let cost = pair(counted, operation.row);
     Line {
         operation: operation.name,
-        size,
+        point,
         cost,
-        over_floor: operation.floor.map_or(Pair::default(), |(floor, _)| {
-            cost.over(pair(counted, floor))
-        }),
-        time_ratio: pair(timed, operation.row).ratio,
+        c_is_wrong: counted.c_is_wrong(operation.row, point),
+        over_floor: operation
+            .floor
+            .map_or(Pair::default(), |floor| cost.over(pair(counted, floor))),
+        time_ratio: timed.and_then(|timed| pair(timed, operation.row).ratio),
     }
 }
 
-fn goals(lines: &[Line]) -> Vec<Goal> {
+fn goals(aims: &[Aim], lines: &[Line]) -> Vec<Goal> {
     let goal = |aim: &Aim, huge: bool| {
-        let of_aim = |line: &&Line| line.operation == aim.operation && line.size.huge == huge;
+        let limit = aim.limits[usize::from(huge)]?;
         let figure = |line: &Line| match aim.over_floor {
             true => line.over_floor,
             false => line.cost,
         };
-        let at_goal = |line: &&Line| line.size.pages == GOAL_PAGES;
-        let (judged, others): (Vec<&Line>, Vec<&Line>) =
-            lines.iter().filter(of_aim).partition(at_goal);
-        let judged = judged.first().map_or(Pair::default(), |line| figure(line));
-        let at_most = match aim.limits[usize::from(huge)] {
+        let of_aim = |line: &&Line| line.operation == aim.operation && line.point.huge == huge;
+        let at = |size: u64| {
+            let mut lines = lines.iter().filter(of_aim);
+            let line = lines.find(|line| line.point.size == size);
+            line.map_or(Pair::default(), figure)
+        };
+        let judged = at(aim.size);
+        let at_most = match limit {
             Limit::Cost(cost) => Some(cost),
             Limit::PartOfC(part) => judged.c.map(|c| part * c),
+            Limit::Times(times, size) => at(size).rust.map(|rust| times * rust),
         };
-        Goal {
+        let is_judged = |size| {
+            let mut of = aims.iter().filter(|other| other.operation == aim.operation);
+            of.any(|other| other.size == size)
+        };
+        let others = lines
+            .iter()
+            .filter(of_aim)
+            .filter(|line| !is_judged(line.point.size));
+        Some(Goal {
             operation: aim.operation,
-            huge,
+            point: Point {
+                huge,
+                size: aim.size,
+            },
             over_floor: aim.over_floor,
             at_most,
             figure: judged,
             elsewhere: others
-                .iter()
-                .map(|line| (line.size.pages, figure(line).rust))
+                .map(|line| (line.point.size, figure(line).rust))
                 .collect(),
             met: judged.rust.zip(at_most).map(|(rust, most)| rust <= most),
-        }
+        })
     };
-    AIMS.iter()
-        .flat_map(|aim| [false, true].map(|huge| goal(aim, huge)))
-        .collect()
+    let goals = aims
+        .iter()
+        .flat_map(|aim| [false, true].map(|huge| goal(aim, huge)));
+    goals.flatten().collect()
+}
+
+fn growth(aims: &[Aim], lines: &[Line]) -> Vec<Growth> {
+    let of_aim = |aim: &Aim| {
+        let Limit::Times(_, from) = aim.limits[0]? else {
+            return None;
+        };
+        let at = |size: u64| {
+            let mut lines = lines.iter();
+            let line = lines.find(|line| {
+                line.operation == aim.operation && line.point == Point { huge: false, size }
+            });
+            line.map(|line| line.cost)
+        };
+        let (few, many) = (at(from)?, at(aim.size)?);
+        let ratio = |few: Option<f64>, many: Option<f64>| Pair::new(many, few).ratio;
+        Some(Growth {
+            operation: aim.operation,
+            sizes: [from, aim.size],
+            c: ratio(few.c, many.c),
+            rust: ratio(few.rust, many.rust),
+        })
+    };
+    aims.iter().filter_map(of_aim).collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::figures::tests::turn;
+    use super::super::gpu;
     use super::*;
+
+    const MPROTECT: &str = "mprotect";
+    const SNAPSHOT: &str = "snapshot";
+    const TO_DEVICE: &str = "migrate to the device";
 
     /// C and Rust on some rows; Rust cannot migrate.
     pub(in crate::bench) fn comparison() -> Comparison {
@@ -290,12 +246,12 @@ pub(super) mod tests {
             ]);
             Figures::read(&(c + &rust), &[C, Rust]).unwrap()
         };
-        Comparison::new(&figures(230), &figures(330))
+        Comparison::new(&gpu::SUBJECT, &figures(230), Some(&figures(330)))
     }
 
     fn at(comparison: &Comparison, operation: &str) -> Line {
         let mut lines = comparison.lines.iter();
-        let line = lines.find(|line| line.operation == operation && line.size.pages == GOAL_PAGES);
+        let line = lines.find(|line| line.operation == operation && line.point.size == 4096);
         line.unwrap().clone()
     }
 
@@ -322,14 +278,14 @@ pub(super) mod tests {
     fn goals_are_met_or_missed_or_open() {
         let goals = comparison().goals;
         let met = |operation, huge| {
-            let of = |goal: &&Goal| goal.operation == operation && goal.huge == huge;
+            let of = |goal: &&Goal| goal.operation == operation && goal.point.huge == huge;
             goals.iter().find(of).unwrap().met
         };
         assert_eq!(met(MPROTECT, false), Some(true));
         assert_eq!(met(MPROTECT, true), Some(false));
         assert_eq!(met(SNAPSHOT, false), Some(false));
         assert_eq!(met(TO_DEVICE, false), None);
-        assert_eq!(met(COLD, false), None);
+        assert_eq!(met("cold fault", false), None);
     }
 
     #[test]
@@ -337,5 +293,36 @@ pub(super) mod tests {
         let goals = comparison().goals;
         let small = goals.iter().find(|goal| goal.operation == MPROTECT);
         assert_eq!(small.unwrap().elsewhere, [(64, Some(40.0))]);
+    }
+
+    #[test]
+    fn what_costs_more_than_in_c_stands_out() {
+        let comparison = comparison();
+        let worse: Vec<&str> = comparison.worse().map(|line| line.operation).collect();
+        assert_eq!(worse, [SNAPSHOT; 3]);
+    }
+
+    #[test]
+    fn growth_is_judged_by_what_it_grows_from() {
+        let line = |size, c, rust| Line {
+            operation: "register",
+            point: Point { huge: false, size },
+            cost: Pair::new(Some(c), Some(rust)),
+            c_is_wrong: false,
+            over_floor: Pair::default(),
+            time_ratio: None,
+        };
+        let aim = Aim {
+            operation: "register",
+            over_floor: false,
+            size: 100,
+            limits: [Some(Limit::Times(1.5, 1)), None],
+        };
+        let lines = [line(1, 10.0, 10.0), line(100, 20.0, 14.0)];
+        let goals = goals(&[aim], &lines);
+        assert_eq!(goals.len(), 1);
+        assert_eq!((goals[0].at_most, goals[0].met), (Some(15.0), Some(true)));
+        let growth = growth(&[aim], &lines);
+        assert_eq!((growth[0].c, growth[0].rust), (Some(2.0), Some(1.4)));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the program printed.
+//! What the programs printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,23 +9,25 @@ use serde::Serialize;
 
 use crate::modules::Which::{self, Rust, C};
 
-/// How much memory an operation is on, and how it is mapped.
+/// What a row was measured at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Size {
-    /// Whether by huge pages, of 2 MiB.
+pub(super) struct Point {
+    /// Whether huge pages, of 2 MiB, map the memory.
     pub(super) huge: bool,
-    /// In units of 4 KiB.
-    pub(super) pages: u64,
+    /// In what the row has sizes of.
+    pub(super) size: u64,
 }
 
-/// What each row cost each driver per 4 KiB, in whatever the guest's clock counts.
+/// What each row cost each driver per unit, in whatever the guest's clock counts.
 ///
-/// Of several turns the best counts: what disturbs only ever adds. Rows without a mirror are the
-/// same for both drivers.
+/// Of several turns the best counts: what disturbs only ever adds. Rows without a driver are the
+/// same for both.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Figures {
-    c: BTreeMap<(String, Size), f64>,
-    rust: BTreeMap<(String, Size), f64>,
+    c: BTreeMap<(String, Point), f64>,
+    rust: BTreeMap<(String, Point), f64>,
+    /// Where C moved wrong data.
+    c_wrong: BTreeSet<(String, Point)>,
 }
 
 impl Figures {
@@ -60,13 +62,16 @@ impl Figures {
         };
         let number = |name: &str| -> Result<u64> { Ok(text(name)?.parse()?) };
 
-        let size = Size {
+        let point = Point {
             huge: number("huge")? != 0,
-            pages: number("pages")?,
+            size: number("size")?,
         };
-        let key = (text("row")?.to_owned(), size);
-        let cost = number("cost")? as f64 / size.pages.max(1) as f64;
-        let costs = match (number("mirrored")?, which) {
+        let key = (text("row")?.to_owned(), point);
+        if which == C && words.get("right") == Some(&"0") {
+            self.c_wrong.insert(key.clone());
+        }
+        let cost = number("cost")? as f64 / number("units")?.max(1) as f64;
+        let costs = match (number("driver")?, which) {
             (0, _) => vec![&mut self.c, &mut self.rust],
             (_, C) => vec![&mut self.c],
             (_, Rust) => vec![&mut self.rust],
@@ -78,18 +83,26 @@ impl Figures {
         Ok(())
     }
 
-    /// What a row cost a driver per page, if the driver does that.
-    pub(super) fn cost(&self, which: Which, row: &str, size: Size) -> Option<f64> {
+    /// What a row cost a driver per unit, if the driver does that.
+    pub(super) fn cost(&self, which: Which, row: &str, point: Point) -> Option<f64> {
         let costs = match which {
             C => &self.c,
             Rust => &self.rust,
         };
-        costs.get(&(row.to_owned(), size)).copied()
+        costs.get(&(row.to_owned(), point)).copied()
     }
 
-    /// Every size that was measured: those of small pages first.
-    pub(super) fn sizes(&self) -> BTreeSet<Size> {
-        self.c.keys().map(|(_, size)| *size).collect()
+    /// Whether C moved wrong data in a row.
+    pub(super) fn c_is_wrong(&self, row: &str, point: Point) -> bool {
+        self.c_wrong.contains(&(row.to_owned(), point))
+    }
+
+    /// What the row was measured at: small pages first.
+    pub(super) fn points(&self, row: &str) -> BTreeSet<Point> {
+        let keys = self.c.keys().chain(self.rust.keys());
+        keys.filter(|(of, _)| of == row)
+            .map(|(_, point)| *point)
+            .collect()
     }
 }
 
@@ -97,14 +110,15 @@ impl Figures {
 pub(super) mod tests {
     use super::*;
 
-    /// A turn of rows, each with whether it is mirrored and what it costs a page; at each size.
+    /// A turn of rows, each with whether it needs a driver and what it costs a page; at each size.
     pub(in crate::bench) fn turn(rows: &[(&str, bool, u64)]) -> String {
         let mut text = String::from("TAP version 13\n1..1\n");
         for (huge, pages) in [(0, 64), (0, 4096), (1, 4096)] {
-            for (row, mirrored, cost) in rows {
+            for (row, driver, cost) in rows {
                 text += &format!(
-                    "figures: row={row} mirrored={} huge={huge} pages={pages} reps=2 cost={}\n",
-                    u8::from(*mirrored),
+                    "figures: row={row} driver={} huge={huge} size={pages} units={pages} reps=2 \
+                     cost={}\n",
+                    u8::from(*driver),
                     cost * pages
                 );
             }
@@ -112,9 +126,9 @@ pub(super) mod tests {
         text
     }
 
-    const SMALL: Size = Size {
+    const SMALL: Point = Point {
         huge: false,
-        pages: 4096,
+        size: 4096,
     };
 
     #[test]
@@ -125,7 +139,17 @@ pub(super) mod tests {
         assert_eq!(figures.cost(C, "read", SMALL), Some(30.0));
         assert_eq!(figures.cost(Rust, "read", SMALL), Some(10.0));
         assert_eq!(figures.cost(Rust, "write", SMALL), None);
-        assert_eq!(figures.sizes().len(), 3);
+        assert_eq!(figures.points("read").len(), 3);
+        assert!(figures.points("write").is_empty());
+    }
+
+    #[test]
+    fn wrong_data_is_remembered() {
+        let line = "figures: row=write driver=1 huge=0 size=4096 units=1 reps=2 cost=9 right=0\n";
+        let figures = Figures::read(&format!("TAP version 13\n{line}"), &[C]).unwrap();
+        assert!(figures.c_is_wrong("write", SMALL) && !figures.c_is_wrong("read", SMALL));
+        let ours = Figures::read(&format!("TAP version 13\n{line}"), &[Rust]).unwrap();
+        assert!(!ours.c_is_wrong("write", SMALL));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The comparison as a picture: for each operation, how many times C's instructions Rust's go into,
 //! and how far both are from the floor.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Error, Result};
@@ -12,7 +13,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::compare::{Comparison, Line, GOAL_PAGES};
+use super::compare::{Comparison, Line};
+use super::subject::{Operation, Picture, Subject};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, RangedCoordf64>>;
@@ -34,13 +36,13 @@ const COLORS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(217, 95, 2)];
 const GREY: RGBColor = RGBColor(110, 110, 110);
 
 /// The picture, as SVG.
-pub(super) fn draw(comparison: &Comparison) -> Result<String> {
+pub(super) fn draw(subject: &Subject, comparison: &Comparison) -> Result<String> {
     let operations: Vec<&[Line]> = comparison.operations().collect();
     let height = TOP + LANE * operations.len() as u32 + BOTTOM;
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
-        draw_on(&area, &operations).map_err(|error| Error::msg(error.to_string()))?;
+        draw_on(&area, subject, &operations).map_err(|error| Error::msg(error.to_string()))?;
         area.present()?;
     }
     Ok(text)
@@ -48,7 +50,7 @@ pub(super) fn draw(comparison: &Comparison) -> Result<String> {
 
 type Drawn<T = ()> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
-fn draw_on(area: &Area<'_>, operations: &[&[Line]]) -> Drawn {
+fn draw_on(area: &Area<'_>, subject: &Subject, operations: &[&[Line]]) -> Drawn {
     area.fill(&WHITE)?;
     let ratios = |line: &Line| vec![line.cost.ratio];
     let (left, right) = area.split_horizontally(MIDDLE);
@@ -64,8 +66,8 @@ fn draw_on(area: &Area<'_>, operations: &[&[Line]]) -> Drawn {
 
     let over = |line: &Line| vec![line.over_floor.c, line.over_floor.rust];
     let mut panel = self::panel(&right, operations, 20, range(operations, over, 1.0))?;
-    draw_distances(&mut panel, operations)?;
-    titles(area)
+    draw_distances(&mut panel, subject.operations, operations)?;
+    titles(area, &subject.picture)
 }
 
 /// An empty panel with a lane for each operation.
@@ -100,16 +102,24 @@ fn panel<'a, 'b>(
     Ok(panel)
 }
 
-/// Where an operation's figures for one kind of mapping are drawn.
-fn height(lane: usize, line: &Line) -> f64 {
-    lane as f64 + if line.size.huge { 0.68 } else { 0.32 }
+/// Where in its lane an operation's figures for one kind of mapping are drawn.
+fn height(lane: usize, lines: &[Line], line: &Line) -> f64 {
+    let is_alone = lines
+        .iter()
+        .all(|other| other.point.huge == line.point.huge);
+    lane as f64
+        + match (is_alone, line.point.huge) {
+            (true, _) => 0.5,
+            (false, false) => 0.32,
+            (false, true) => 0.68,
+        }
 }
 
 fn color(line: &Line) -> RGBColor {
-    COLORS[usize::from(line.size.huge)]
+    COLORS[usize::from(line.point.huge)]
 }
 
-/// A dot for each size, larger for more pages.
+/// A dot for each size, larger for larger ones.
 fn draw_ratios(panel: &mut Panel<'_, '_>, operations: &[&[Line]]) -> Drawn {
     let lanes = operations.len() as f64;
     panel.draw_series([PathElement::new(
@@ -118,10 +128,10 @@ fn draw_ratios(panel: &mut Panel<'_, '_>, operations: &[&[Line]]) -> Drawn {
     )])?;
     for (lane, lines) in operations.iter().enumerate() {
         let dots = lines.iter().filter_map(|line| {
-            let at = (line.cost.ratio?, height(lane, line));
+            let at = (line.cost.ratio?, height(lane, lines, line));
             Some(Circle::new(
                 at,
-                radius(line.size.pages),
+                radius(lines, line),
                 color(line).mix(0.75).filled(),
             ))
         });
@@ -130,20 +140,21 @@ fn draw_ratios(panel: &mut Panel<'_, '_>, operations: &[&[Line]]) -> Drawn {
     Ok(())
 }
 
-fn radius(pages: u64) -> u32 {
-    match pages {
-        0..=64 => 3,
-        65..=GOAL_PAGES => 5,
-        _ => 7,
+fn radius(lines: &[Line], line: &Line) -> u32 {
+    let sizes: BTreeSet<u64> = lines.iter().map(|line| line.point.size).collect();
+    let smaller = sizes.range(..line.point.size).count();
+    match (sizes.len(), smaller) {
+        (1, _) => 5,
+        (_, smaller) => 3 + 2 * smaller.min(2) as u32,
     }
 }
 
 /// From C, a ring, to Rust, a dot.
-fn draw_distances(panel: &mut Panel<'_, '_>, operations: &[&[Line]]) -> Drawn {
+fn draw_distances(panel: &mut Panel<'_, '_>, all: &[Operation], operations: &[&[Line]]) -> Drawn {
     let least = panel.x_range().start;
     for (lane, lines) in operations.iter().enumerate() {
-        for line in lines.iter().filter(|line| line.size.pages == GOAL_PAGES) {
-            let at = |figure: f64| (figure.max(least), height(lane, line));
+        for line in lines.iter().filter(|line| is_main(all, line)) {
+            let at = |figure: f64| (figure.max(least), height(lane, lines, line));
             let color = color(line);
             let (c, rust) = (line.over_floor.c.map(at), line.over_floor.rust.map(at));
             if let Some((c, rust)) = c.zip(rust) {
@@ -157,7 +168,13 @@ fn draw_distances(panel: &mut Panel<'_, '_>, operations: &[&[Line]]) -> Drawn {
     Ok(())
 }
 
-fn titles(area: &Area<'_>) -> Drawn {
+/// Whether it stands for all sizes of its operation.
+fn is_main(all: &[Operation], line: &Line) -> bool {
+    let mut all = all.iter().filter(|of| of.name == line.operation);
+    all.any(|of| of.main == line.point.size)
+}
+
+fn titles(area: &Area<'_>, words: &Picture) -> Drawn {
     let right = MIDDLE as i32 + 20;
     for (x, y, text, size) in [
         (
@@ -166,14 +183,9 @@ fn titles(area: &Area<'_>) -> Drawn {
             "Instructions, C ÷ Rust: right is better",
             16,
         ),
-        (right, 14, "Over the floor, per 4 KiB: left is better", 16),
-        (
-            NAMES as i32,
-            56,
-            "small to large: 64, 4096, 65536 pages",
-            13,
-        ),
-        (right, 56, "4096 pages", 13),
+        (right, 14, words.distances, 16),
+        (NAMES as i32, 56, words.sizes, 13),
+        (right, 56, words.main, 13),
     ] {
         area.draw(&Text::new(text, (x, y), ("sans-serif", size)))?;
     }
@@ -210,12 +222,13 @@ fn range(
 #[cfg(test)]
 mod tests {
     use super::super::compare::tests::comparison;
+    use super::super::gpu;
     use super::*;
 
     #[test]
     fn every_operation_is_drawn() {
         let comparison = comparison();
-        let picture = draw(&comparison).unwrap();
+        let picture = draw(&gpu::SUBJECT, &comparison).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
         for lines in comparison.operations() {
             assert!(picture.contains(lines[0].operation));
@@ -230,11 +243,11 @@ mod tests {
             let over = line.over_floor;
             // C's is a ring that hides what is under it.
             let distance = 2 * usize::from(over.c.is_some()) + usize::from(over.rust.is_some());
-            let is_shown = line.size.pages == GOAL_PAGES;
+            let is_shown = is_main(gpu::SUBJECT.operations, line);
             usize::from(line.cost.ratio.is_some()) + if is_shown { distance } else { 0 }
         });
         let legend = 4;
-        let picture = draw(&comparison).unwrap();
+        let picture = draw(&gpu::SUBJECT, &comparison).unwrap();
         assert_eq!(
             picture.matches("<circle").count(),
             dots.sum::<usize>() + legend

@@ -3,17 +3,18 @@
 //! The comparison as tables, as a page and as JSON.
 
 use std::fmt::Write as _;
+use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use comfy_table::Table;
 use serde::Serialize;
 
+use crate::kernel::Kernel;
 use crate::report::table;
 
-use super::compare::{floors, Comparison, Goal, GOAL_PAGES};
+use super::compare::{Comparison, Goal, Line};
+use super::subject::Subject;
 
-/// What made the report.
-const COMMAND: &str = "ci/run bench --output gpu_mirror_rs/bench";
 /// Where there is no figure.
 const NONE: &str = "–";
 
@@ -26,31 +27,48 @@ pub(super) struct Setting {
     pub(super) clock: &'static str,
 }
 
+impl Setting {
+    pub(super) fn new(kernel: &Kernel, clock: &'static str) -> Result<Self> {
+        let path = kernel.build.join("include/config/kernel.release");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self {
+            kernel: text.trim().to_owned(),
+            clock,
+        })
+    }
+}
+
 /// The goals, and everything.
-pub(super) fn tables(comparison: &Comparison) -> String {
+pub(super) fn tables(subject: &Subject, comparison: &Comparison) -> String {
     format!(
-        "Instructions per 4 KiB\n{}\n\n{}",
-        goals(comparison),
-        everything(comparison)
+        "Instructions\n{}\n{}\n{}",
+        goals(subject, comparison),
+        remarks(subject, comparison),
+        everything(subject, comparison)
     )
 }
 
 /// The goals, and what became of each.
-fn goals(comparison: &Comparison) -> Table {
+fn goals(subject: &Subject, comparison: &Comparison) -> Table {
     let elsewhere = |goal: &Goal| -> Vec<String> {
         let figures = goal.elsewhere.iter();
         figures
-            .map(|(pages, rust)| format!("{pages}: {}", number(*rust)))
+            .map(|(size, rust)| {
+                let size = written(subject, goal.operation, *size);
+                format!("{size}: {}", number(*rust))
+            })
             .collect()
     };
     let mut table = table(&[
-        "goal, for 4096 pages",
+        "goal",
         "mapped by",
+        subject.sizes,
         "C",
         "Rust",
         "at most",
         "met",
-        "Rust at other sizes",
+        "Rust elsewhere",
     ]);
     for goal in &comparison.goals {
         table.add_row([
@@ -58,7 +76,8 @@ fn goals(comparison: &Comparison) -> Table {
                 true => format!("{}, over its floor", goal.operation),
                 false => goal.operation.to_owned(),
             },
-            mapping(goal.huge).into(),
+            mapping(goal.point.huge).into(),
+            written(subject, goal.operation, goal.point.size),
             number(goal.figure.c),
             number(goal.figure.rust),
             number(goal.at_most),
@@ -74,35 +93,105 @@ fn goals(comparison: &Comparison) -> Table {
     table
 }
 
-fn everything(comparison: &Comparison) -> Table {
-    let mut table = table(&[
+/// How the operations grow, and which are worse than C's.
+fn remarks(subject: &Subject, comparison: &Comparison) -> String {
+    let mut text = String::new();
+    if !comparison.growth.is_empty() {
+        text += "\nHow many times the cost grows:\n\n";
+    }
+    for growth in &comparison.growth {
+        let [from, to] = growth
+            .sizes
+            .map(|size| written(subject, growth.operation, size));
+        let _ = writeln!(
+            text,
+            "- {}, {from} to {to}: C {}, Rust {}",
+            growth.operation,
+            ratio(growth.c),
+            ratio(growth.rust)
+        );
+    }
+    if subject.no_worse {
+        let worse: Vec<String> = comparison
+            .worse()
+            .map(|line| {
+                let ratio = ratio(line.cost.ratio);
+                format!("{}, C ÷ Rust is {ratio}", place(subject, line))
+            })
+            .collect();
+        let worse = worse.join("; ");
+        let _ = match worse.as_str() {
+            "" => writeln!(text, "\nNo operation is worse than C's."),
+            worse => writeln!(text, "\nWorse than C's: {worse}."),
+        };
+    }
+    let wrong: Vec<String> = comparison
+        .wrong()
+        .map(|line| place(subject, line))
+        .collect();
+    if !wrong.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nC moves wrong data, and its figure is for that: {}.",
+            wrong.join("; ")
+        );
+    }
+    text
+}
+
+/// An operation at a size.
+fn place(subject: &Subject, line: &Line) -> String {
+    let size = written(subject, line.operation, line.point.size);
+    let by = mapping(line.point.huge);
+    format!("{} ({size}, {by})", line.operation)
+}
+
+fn everything(subject: &Subject, comparison: &Comparison) -> Table {
+    let has_times = comparison
+        .lines
+        .iter()
+        .any(|line| line.time_ratio.is_some());
+    let mut headings = vec![
         "operation",
         "mapped by",
-        "pages",
+        subject.sizes,
         "C",
         "Rust",
         "C ÷ Rust",
         "over the floor: C",
         "Rust",
         "C ÷ Rust",
-        "time: C ÷ Rust",
-    ]);
+    ];
+    if has_times {
+        headings.push("time: C ÷ Rust");
+    }
+    let mut table = table(&headings);
     for line in &comparison.lines {
         let (cost, over) = (line.cost, line.over_floor);
-        table.add_row([
+        let mut row = vec![
             line.operation.to_owned(),
-            mapping(line.size.huge).into(),
-            line.size.pages.to_string(),
+            mapping(line.point.huge).into(),
+            written(subject, line.operation, line.point.size),
             number(cost.c),
             number(cost.rust),
             ratio(cost.ratio),
             number(over.c),
             number(over.rust),
             ratio(over.ratio),
-            ratio(line.time_ratio),
-        ]);
+        ];
+        if has_times {
+            row.push(ratio(line.time_ratio));
+        }
+        table.add_row(row);
     }
     table
+}
+
+/// A size, as those of the operation are written.
+fn written(subject: &Subject, operation: &str, size: u64) -> String {
+    let mut operations = subject.operations.iter();
+    let operation = operations.find(|of| of.name == operation);
+    operation.map_or_else(|| size.to_string(), |operation| (operation.size)(size))
 }
 
 fn mapping(huge: bool) -> &'static str {
@@ -128,32 +217,38 @@ fn ratio(figure: Option<f64>) -> String {
 }
 
 /// The page that is kept in the driver's directory.
-pub(super) fn markdown(setting: &Setting, comparison: &Comparison) -> String {
-    let mut floors_list = String::new();
-    for (name, over) in floors() {
-        let _ = writeln!(floors_list, "- {name}: {over}");
+pub(super) fn markdown(subject: &Subject, setting: &Setting, comparison: &Comparison) -> String {
+    let mut list = String::new();
+    for operation in subject.operations {
+        if let Some(about) = operation.about {
+            let _ = writeln!(list, "- {}: {about}", operation.name);
+        }
     }
-    let Setting { kernel, clock } = setting;
     format!(
-        "# What the operations of the GPU mirror cost\n\n\
-         Made by `{COMMAND}` on Linux {kernel}, release configuration, x86_64.\n\n\
+        "# {}\n\n\
+         Made by `{}` on Linux {}, release configuration, x86_64.\n\n\
          ![C ÷ Rust, and the distance to the floor](report.svg)\n\n\
-         Both drivers, C's `test_hmm` and `gpu_mirror_rs`, are measured by the same program in the \
-         same boot. Figures are instructions per 4 KiB, in user and kernel: the guest has one CPU, \
-         and its clock advances by 1 ns for each (`-icount shift=0`). Each is of fresh memory in a \
-         process of its own, after a round to warm up, the median of the rounds. A string \
-         instruction counts once for each time it repeats, so to copy a page is 4096. Times are of \
-         a second boot with two CPUs under {clock}, and only their ratios say something.\n\n\
-         ## Goals\n\nThey are for {GOAL_PAGES} pages.\n\n{}\n\n\
-         ## Everything\n\nThe floor is what the kernel or the processor takes for what the mirror \
-         cannot avoid:\n\n{floors_list}\n{}\n",
-        goals(comparison),
-        everything(comparison)
+         {}\n\n\
+         ## Goals\n\n{}\n\n{}\n{}\n\
+         ## Everything\n\n{}\n\n{list}\n{}\n",
+        subject.title,
+        subject.command,
+        setting.kernel,
+        (subject.method)(setting),
+        subject.goals,
+        goals(subject, comparison),
+        remarks(subject, comparison),
+        subject.floor,
+        everything(subject, comparison)
     )
 }
 
 /// Everything, for programs.
-pub(super) fn json(setting: &Setting, comparison: &Comparison) -> Result<String> {
+pub(super) fn json(
+    subject: &Subject,
+    setting: &Setting,
+    comparison: &Comparison,
+) -> Result<String> {
     #[derive(Serialize)]
     struct Whole<'a> {
         command: &'static str,
@@ -163,7 +258,7 @@ pub(super) fn json(setting: &Setting, comparison: &Comparison) -> Result<String>
         comparison: &'a Comparison,
     }
     let whole = Whole {
-        command: COMMAND,
+        command: subject.command,
         setting,
         comparison,
     };
@@ -173,6 +268,7 @@ pub(super) fn json(setting: &Setting, comparison: &Comparison) -> Result<String>
 #[cfg(test)]
 mod tests {
     use super::super::compare::tests::comparison;
+    use super::super::{gpu, rdma};
     use super::*;
 
     fn setting() -> Setting {
@@ -195,7 +291,7 @@ mod tests {
 
     #[test]
     fn figures_stand_beside_each_other() {
-        let table = everything(&comparison());
+        let table = everything(&gpu::SUBJECT, &comparison());
         let cells = row(&table, "mprotect");
         assert_eq!(cells[1..5], ["4 KiB", "64", "990", "230"]);
         assert_eq!(cells[5..], ["4.30", "800", "40.0", "20.00", "3.00"]);
@@ -204,28 +300,48 @@ mod tests {
     }
 
     #[test]
+    fn without_times_there_is_no_column_of_them() {
+        let mut comparison = comparison();
+        for line in &mut comparison.lines {
+            line.time_ratio = None;
+        }
+        let table = everything(&gpu::SUBJECT, &comparison);
+        assert_eq!(row(&table, "mprotect").len(), 9);
+    }
+
+    #[test]
     fn a_missed_goal_stands_out() {
-        let table = goals(&comparison());
-        assert_eq!(row(&table, "mprotect")[4..], ["40.0", "yes", "64: 40.0"]);
-        assert_eq!(row(&table, "snapshot")[4..], ["180", "NO", "64: 181"]);
-        assert_eq!(row(&table, "cold fault")[5], NONE);
+        let table = goals(&gpu::SUBJECT, &comparison());
+        assert_eq!(row(&table, "mprotect")[5..], ["40.0", "yes", "64: 40.0"]);
+        assert_eq!(row(&table, "snapshot")[5..], ["180", "NO", "64: 181"]);
+        assert_eq!(row(&table, "cold fault")[6], NONE);
+    }
+
+    #[test]
+    fn what_may_not_be_worse_than_in_c_is_named() {
+        assert_eq!(remarks(&gpu::SUBJECT, &comparison()), "");
+        let text = remarks(&rdma::SUBJECT, &comparison());
+        assert!(
+            text.contains("snapshot (64, 4 KiB), C ÷ Rust is 0.99"),
+            "{text}"
+        );
     }
 
     #[test]
     fn the_page_names_its_command_and_shows_the_picture() {
-        let page = markdown(&setting(), &comparison());
-        assert!(page.contains(COMMAND) && page.contains("(report.svg)"));
+        let page = markdown(&gpu::SUBJECT, &setting(), &comparison());
+        assert!(page.contains(gpu::SUBJECT.command) && page.contains("(report.svg)"));
         assert!(page.contains("Linux 7.3.4"));
     }
 
     #[test]
     fn programs_can_read_it() {
-        let text = json(&setting(), &comparison()).unwrap();
+        let text = json(&gpu::SUBJECT, &setting(), &comparison()).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["command"], COMMAND);
+        assert_eq!(value["command"], gpu::SUBJECT.command);
         let lines = value["lines"].as_array().unwrap();
         let line = lines.iter().find(|line| line["operation"] == "mprotect");
         assert_eq!(line.unwrap()["over_floor"]["ratio"], 20.0);
-        assert_eq!(line.unwrap()["pages"], 64);
+        assert_eq!(line.unwrap()["size"], 64);
     }
 }
