@@ -49,6 +49,20 @@ impl Backing<'_> {
             Self::Implicit(region) => region.writable(),
         }
     }
+
+    /// Calls the closure with the parts of a span, none of which reaches into the next chunk, and
+    /// where in it they start.
+    #[inline(never)]
+    fn each_chunk(self, whole: Span, mut part: impl FnMut(&Umem, Span, usize) -> Result) -> Result {
+        for span in whole.chunks() {
+            let at = (span.start() - whole.start()) as usize;
+            match self {
+                Self::Explicit(umem) => part(umem, span, at)?,
+                Self::Implicit(region) => region.with(span.chunk(), |umem| part(umem, span, at))?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Mr {
@@ -127,16 +141,10 @@ impl Mr {
         if access == Access::Write && !backing.writable() {
             return Err(EPERM);
         }
-        for span in whole.chunks() {
-            let at = (span.start() - whole.start()) as usize;
-            match backing {
-                Backing::Explicit(umem) => part(umem, span, at)?,
-                Backing::Implicit(region) => {
-                    region.with(span.chunk(), |umem| part(umem, span, at))?
-                }
-            }
+        match backing {
+            Backing::Explicit(umem) if whole.is_in_chunk() => part(umem, whole, 0),
+            _ => backing.each_chunk(whole, part),
         }
-        Ok(())
     }
 
     #[inline]

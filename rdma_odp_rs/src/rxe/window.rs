@@ -148,6 +148,26 @@ impl Span {
         })
     }
 
+    /// All of it, if it has a byte and is within one page.
+    #[inline]
+    pub fn piece(&self, base: u64) -> Option<Piece> {
+        let offset = self.start.checked_sub(base)?;
+        let piece = Piece {
+            index: (offset >> PAGE_SHIFT) as usize,
+            offset: (offset & (PAGE_SIZE - 1)) as usize,
+            length: self.length as usize,
+        };
+        (1..=PAGE_SIZE as usize - piece.offset)
+            .contains(&piece.length)
+            .then_some(piece)
+    }
+
+    /// Whether it is within one chunk.
+    #[inline]
+    pub fn is_in_chunk(&self) -> bool {
+        self.length <= CHUNK_SIZE - (self.start & (CHUNK_SIZE - 1))
+    }
+
     /// Takes away as many bytes from its start, at most all.
     #[inline]
     pub fn skip(&mut self, bytes: u64) {
