@@ -256,12 +256,16 @@ impl Pages for Locked<'_> {
     }
 
     #[cold]
-    fn unknown(&self, span: Span) -> Option<Span> {
-        let around = span.around(self.base, self.end())?;
-        let mut pieces = around.pieces(self.base)?;
-        pieces
-            .all(|piece| self.entry(piece, VALID).is_none())
-            .then_some(around)
+    fn ahead(&self, span: Span) -> Option<Span> {
+        let ahead = span.ahead(self.base, self.end())?;
+        let mut pieces = ahead.pieces(self.base)?;
+        let before = Piece {
+            index: pieces.clone().next()?.index.checked_sub(1)?,
+            offset: 0,
+            length: 1,
+        };
+        let is_known = |piece| self.entry(piece, VALID).is_some();
+        (is_known(before) && !pieces.any(is_known)).then_some(ahead)
     }
 
     #[inline]

@@ -26,8 +26,9 @@ pub trait Pages {
     /// The address of the first page.
     fn base(&self) -> u64;
 
-    /// The pages around the start of the span, if none of them is there.
-    fn unknown(&self, span: Span) -> Option<Span>;
+    /// The pages from the start of the span on that may be there for the asking, if that before is
+    /// known and none of them is.
+    fn ahead(&self, span: Span) -> Option<Span>;
 
     /// Reads `to.len()` bytes of one page. If it is not there, nothing happens: `false`.
     fn read(&self, piece: Piece, to: &mut [u8]) -> bool;
@@ -57,9 +58,9 @@ pub trait Paged {
 
 /// Does something to all of a span, and gets in those pages only that are not there.
 ///
-/// Where nothing is known of the pages around, it takes what the process has there already: mostly
-/// that is all, and one look at the page tables serves many transfers. Where the memory was never
-/// touched, that look is for nothing, once.
+/// Where transfers go from page to page, it takes what the process has there already: mostly that is
+/// all, and one look at the page tables serves many transfers. Where the memory was never touched,
+/// that look is for nothing, a few times.
 ///
 /// `step` is given what is left of the span, does as much as it can from the start, and says how
 /// many bytes that was.
@@ -90,9 +91,9 @@ fn complete_from<'a, P: Paged>(
     if left.length() == 0 {
         return Ok(());
     }
-    let unknown = pages.unknown(left);
+    let ahead = pages.ahead(left);
     drop(pages);
-    if let Some(Ok(mut pages)) = unknown.map(|span| region.fault(span, Fault::Snapshot)) {
+    if let Some(Ok(mut pages)) = ahead.map(|span| region.fault(span, Fault::Snapshot)) {
         left.skip(step(&mut pages, left));
     }
     let mut tries = 0;
@@ -304,12 +305,12 @@ mod tests {
             self.base
         }
 
-        fn unknown(&self, span: Span) -> Option<Span> {
-            let around = span.around(self.base, self.base + (PAGES * PAGE) as u64)?;
-            let mut pieces = around.pieces(self.base)?;
-            pieces
-                .all(|piece| self.list[piece.index] == Entry::Empty)
-                .then_some(around)
+        fn ahead(&self, span: Span) -> Option<Span> {
+            let ahead = span.ahead(self.base, self.base + (PAGES * PAGE) as u64)?;
+            let mut pieces = ahead.pieces(self.base)?;
+            let before = pieces.clone().next()?.index.checked_sub(1)?;
+            let is_known = |index: usize| self.list[index] != Entry::Empty;
+            (is_known(before) && !pieces.any(|piece| is_known(piece.index))).then_some(ahead)
         }
 
         fn read(&self, piece: Piece, to: &mut [u8]) -> bool {
@@ -449,20 +450,30 @@ mod tests {
     }
 
     #[test]
-    fn looks_once_at_what_it_does_not_know() {
+    fn looks_ahead_when_it_goes_from_page_to_page() {
         let mut memory = Memory::new(64 * PAGE_SIZE);
         memory.touched = [Entry::ReadOnly; PAGES];
-        memory.touched[1] = Entry::Empty;
+        memory.touched[5] = Entry::Empty;
         let region = Region(RefCell::new(memory));
         let page = |n: u64| Window::ALL.locate((64 + n) * PAGE_SIZE, 1).unwrap();
-        for n in [0, 2, 3] {
+        // A page on its own is all that is asked for.
+        read_all(&region, page(4), &mut [0]).unwrap();
+        assert_eq!(region.lock().snapshots, []);
+        region.lock().list[4] = Entry::Empty;
+        region.lock().faults.clear();
+        for n in 0..6 {
             read_all(&region, page(n), &mut [0]).unwrap();
         }
-        assert_eq!(region.lock().faults, []);
-        read_all(&region, page(1), &mut [0]).unwrap();
+        let two = |n: u64| {
+            Window::ALL
+                .locate((64 + n) * PAGE_SIZE, 2 * PAGE_SIZE)
+                .unwrap()
+        };
+        assert_eq!(region.lock().snapshots, [two(2), two(4)]);
+        assert_eq!(region.lock().faults, [page(0), page(1), page(5)]);
         write_all(&region, page(2), &[0]).unwrap();
-        assert_eq!(region.lock().faults, [page(1), page(2)]);
-        assert_eq!(region.lock().snapshots.len(), 1);
+        assert_eq!(region.lock().faults.last(), Some(&page(2)));
+        assert_eq!(region.lock().snapshots.len(), 2);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 /// A page list of this many bytes fills a page itself.
 pub const CHUNK_SIZE: u64 = 1 << CHUNK_SHIFT;
 const CHUNK_SHIFT: u32 = 21;
-/// How much is looked at around a page of which nothing is known.
-const AROUND_SIZE: u64 = 64 << PAGE_SHIFT;
+/// How many pages are looked at ahead, at most.
+const AHEAD_PAGES: u64 = 64;
 
 /// What a region covers, by both of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,16 +115,22 @@ impl Span {
         })
     }
 
-    /// The pages around the one that it starts in, of those from `base` to `end`; `None` if it is
-    /// in all of them itself.
-    pub fn around(&self, base: u64, end: u64) -> Option<Self> {
-        let first = self.start & !(AROUND_SIZE - 1);
-        let start = first.max(base);
-        let end = first.saturating_add(AROUND_SIZE).min(end);
+    /// The pages from the one that it starts in that are worth one look, if that before is known and
+    /// they are not, of those from `base` to `end`; `None` if it is in all of them itself.
+    ///
+    /// Who goes from page to page doubles by each look what is known, up to [`AHEAD_PAGES`]. Looks
+    /// that find nothing are as few.
+    pub fn ahead(&self, base: u64, end: u64) -> Option<Self> {
+        let start = self.start & !(PAGE_SIZE - 1);
+        let index = start.checked_sub(base)? >> PAGE_SHIFT;
+        let pages = match index % AHEAD_PAGES {
+            0 if index > 0 => AHEAD_PAGES,
+            before if before.is_power_of_two() => before,
+            _ => return None,
+        };
+        let end = start.saturating_add(pages << PAGE_SHIFT).min(end);
         let length = end.checked_sub(start)?;
-        let page = self.start & !(PAGE_SIZE - 1);
-        (start < page || end.saturating_sub(PAGE_SIZE) >= self.end())
-            .then_some(Self { start, length })
+        (end.saturating_sub(PAGE_SIZE) >= self.end()).then_some(Self { start, length })
     }
 
     /// Its parts, none of which reaches from one chunk into the next.
@@ -290,18 +296,28 @@ mod tests {
     }
 
     #[test]
-    fn around_is_aligned_and_inside() {
+    fn looks_ahead_double_and_stay_inside() {
         let page = |n: u64| n * PAGE_SIZE;
-        let found = span(page(70) + 5, 1).around(page(3), page(1000)).unwrap();
-        assert_eq!((found.start(), found.end()), (page(64), page(128)));
-        let found = span(page(70), 1).around(page(69), page(72)).unwrap();
-        assert_eq!((found.start(), found.end()), (page(69), page(72)));
-        // Nothing but what is asked for.
-        assert_eq!(span(page(70) + 5, 1).around(page(70), page(71)), None);
-        assert_eq!(span(page(64), 64 * PAGE_SIZE).around(0, page(1000)), None);
-        assert_eq!(span(page(2), 1).around(page(70), page(71)), None);
-        let last = span(u64::MAX - 1, 1).around(u64::MAX - page(2) + 1, u64::MAX);
-        assert_eq!(last.map(|s| s.start()), Some(u64::MAX - page(2) + 1));
+        let ahead = |at: u64, base: u64, end: u64| {
+            let found = span(page(at) + 5, 1).ahead(page(base), page(end))?;
+            Some((found.start() / PAGE_SIZE, found.end() / PAGE_SIZE))
+        };
+        assert_eq!(ahead(102, 100, 1000), Some((102, 104)));
+        assert_eq!(ahead(132, 100, 1000), Some((132, 164)));
+        assert_eq!(ahead(164, 100, 1000), Some((164, 228)));
+        assert_eq!(ahead(164, 100, 170), Some((164, 170)));
+        // Nothing is before, or nothing but what is asked for.
+        assert_eq!(ahead(100, 100, 1000), None);
+        assert_eq!(ahead(101, 100, 1000), None);
+        assert_eq!(ahead(103, 100, 1000), None);
+        assert_eq!(ahead(164, 100, 165), None);
+        assert_eq!(ahead(99, 100, 1000), None);
+        assert_eq!(
+            span(page(102), 2 * PAGE_SIZE).ahead(page(100), page(1000)),
+            None
+        );
+        let last = span(u64::MAX - 2 * PAGE_SIZE, 1).ahead(u64::MAX - page(4) + 1, u64::MAX);
+        assert!(last.is_none_or(|last| last.end() == u64::MAX));
     }
 
     #[test]
