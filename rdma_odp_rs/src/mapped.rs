@@ -47,9 +47,14 @@ impl Mapped {
         }
     }
 
+    /// Which chunk an entry is in: what is noted of one is noted of all in it.
+    pub const fn chunk(entry: usize) -> usize {
+        entry / CHUNK
+    }
+
     /// Notes that `entry` may have a page.
     pub fn note(&mut self, entry: usize) {
-        let chunk = entry / CHUNK;
+        let chunk = Self::chunk(entry);
         if let Some(word) = self.word(chunk) {
             *word |= 1 << (chunk % BITS);
         }

@@ -225,6 +225,7 @@ impl<'a, B: Backing> Fault<'a, '_, B> {
         }
         let region = backing.region();
         let smallest = region.page_shift() - kernel::page::PAGE_SHIFT as u32;
+        let mut noted = None;
         for (index, &new) in batch
             .clone()
             .zip(read.iter().step_by(region.pages_per_entry()))
@@ -246,7 +247,11 @@ impl<'a, B: Backing> Fault<'a, '_, B> {
                 old = Entry::NONE;
             }
             list.set(index, old.refreshed(new));
-            list.mapped().note(index);
+            let chunk = Mapped::chunk(index);
+            if noted != Some(chunk) {
+                list.mapped().note(index);
+                noted = Some(chunk);
+            }
         }
         Ok(Some(list))
     }
