@@ -110,15 +110,20 @@ unsigned long *odp_alloc_pfn_list(size_t entries)
 }
 
 /*
- * set_page_dirty() wants the page locked. Notifiers are called with and without
+ * folio_mark_dirty() wants the folio locked. Notifiers are called with and without
  * the lock; it is the mutex of the region that keeps the page mapped meanwhile.
+ * With anonymous memory, in the swap cache or not, it would come to the flag.
  */
 void odp_set_page_dirty(unsigned long pfn)
 {
-	struct page *page = pfn_to_page(pfn);
+	struct folio *folio = page_folio(pfn_to_page(pfn));
 
-	if (!PageDirty(page))
-		set_page_dirty(page);
+	if (folio_test_dirty(folio))
+		return;
+	if (folio_test_anon(folio))
+		folio_set_dirty(folio);
+	else
+		folio_mark_dirty(folio);
 }
 
 void odp_say_order(struct ib_umem_odp *umem_odp, unsigned int order)
