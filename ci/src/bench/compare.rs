@@ -86,6 +86,8 @@ pub(super) struct Goal {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Growth {
     pub(super) operation: &'static str,
+    /// Whether it is about what comes on top of the floor.
+    pub(super) over_floor: bool,
     pub(super) sizes: [u64; 2],
     pub(super) c: Option<f64>,
     pub(super) rust: Option<f64>,
@@ -206,12 +208,16 @@ fn growth(aims: &[Aim], lines: &[Line]) -> Vec<Growth> {
             let line = lines.find(|line| {
                 line.operation == aim.operation && line.point == Point { huge: false, size }
             });
-            line.map(|line| line.cost)
+            line.map(|line| match aim.over_floor {
+                true => line.over_floor,
+                false => line.cost,
+            })
         };
         let (few, many) = (at(from)?, at(aim.size)?);
         let ratio = |few: Option<f64>, many: Option<f64>| Pair::new(many, few).ratio;
         Some(Growth {
             operation: aim.operation,
+            over_floor: aim.over_floor,
             sizes: [from, aim.size],
             c: ratio(few.c, many.c),
             rust: ratio(few.rust, many.rust),

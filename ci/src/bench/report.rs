@@ -72,10 +72,7 @@ fn goals(subject: &Subject, comparison: &Comparison) -> Table {
     ]);
     for goal in &comparison.goals {
         table.add_row([
-            match goal.over_floor {
-                true => format!("{}, over its floor", goal.operation),
-                false => goal.operation.to_owned(),
-            },
+            named(goal.operation, goal.over_floor),
             mapping(goal.point.huge).into(),
             written(subject, goal.operation, goal.point.size),
             number(goal.figure.c),
@@ -93,6 +90,14 @@ fn goals(subject: &Subject, comparison: &Comparison) -> Table {
     table
 }
 
+/// What a figure is of.
+fn named(operation: &str, over_floor: bool) -> String {
+    match over_floor {
+        true => format!("{operation}, over its floor"),
+        false => operation.to_owned(),
+    }
+}
+
 /// How the operations grow, and which are worse than C's.
 fn remarks(subject: &Subject, comparison: &Comparison) -> String {
     let mut text = String::new();
@@ -106,7 +111,7 @@ fn remarks(subject: &Subject, comparison: &Comparison) -> String {
         let _ = writeln!(
             text,
             "- {}, {from} to {to}: C {}, Rust {}",
-            growth.operation,
+            named(growth.operation, growth.over_floor),
             ratio(growth.c),
             ratio(growth.rust)
         );
