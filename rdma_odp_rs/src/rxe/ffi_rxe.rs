@@ -121,42 +121,61 @@ impl Mr {
         }
     }
 
-    /// Calls the closure with the parts of what the peer means, and where in it they start.
+    /// What is behind it, and what of that the peer means.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if it is pinned, [`EFAULT`] if not all of it is inside, [`EPERM`] if it is
-    /// not registered for writing, and what the closure returns.
+    /// not registered for writing.
     #[inline]
-    fn each(
-        &self,
-        iova: u64,
-        length: u64,
-        access: Access,
-        mut part: impl FnMut(&Umem, Span, usize) -> Result,
-    ) -> Result {
+    fn locate(&self, iova: u64, length: u64, access: Access) -> Result<(Backing<'_>, Span)> {
         let backing = self.backing().ok_or(EINVAL)?;
         let window = self.window(backing).ok_or(EFAULT)?;
         let whole = window.locate(iova, length).ok_or(EFAULT)?;
         if access == Access::Write && !backing.writable() {
             return Err(EPERM);
         }
-        match backing {
-            Backing::Explicit(umem) if whole.is_in_chunk() => part(umem, whole, 0),
-            _ => backing.each_chunk(whole, part),
-        }
+        Ok((backing, whole))
+    }
+
+    /// Calls the closure with the parts of what the peer means, and where in it they start.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::locate`], and what the closure returns.
+    fn each(
+        &self,
+        iova: u64,
+        length: u64,
+        access: Access,
+        part: impl FnMut(&Umem, Span, usize) -> Result,
+    ) -> Result {
+        let (backing, whole) = self.locate(iova, length, access)?;
+        backing.each_chunk(whole, part)
     }
 
     #[inline]
     fn read(&self, iova: u64, to: &mut [u8]) -> Result {
-        self.each(iova, to.len() as u64, Access::Read, |umem, span, at| {
+        let (backing, whole) = self.locate(iova, to.len() as u64, Access::Read)?;
+        if let Backing::Explicit(umem) = backing {
+            if transfer::read_page(umem, whole, to) {
+                return Ok(());
+            }
+        }
+        backing.each_chunk(whole, |umem, span, at| {
             transfer::read_all(umem, span, &mut to[at..][..span.length() as usize])
         })
     }
 
     #[inline]
     fn write(&self, iova: u64, from: &[u8]) -> Result {
-        self.each(iova, from.len() as u64, Access::Write, |umem, span, at| {
+        let (backing, whole) = self.locate(iova, from.len() as u64, Access::Write)?;
+        if let Backing::Explicit(umem) = backing {
+            if transfer::write_page(umem, whole, from) {
+                return Ok(());
+            }
+        }
+        backing.each_chunk(whole, |umem, span, at| {
             transfer::write_all(umem, span, &from[at..][..span.length() as usize])
         })
     }

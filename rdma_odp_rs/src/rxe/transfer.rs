@@ -73,20 +73,10 @@ pub fn complete<P: Paged>(
     region: &P,
     span: Span,
     access: Access,
-    step: impl FnMut(&mut P::Locked<'_>, Span) -> u64,
-) -> Result {
-    complete_from(region, region.lock(), span, access, step)
-}
-
-/// The same, with the pages as they are already taken.
-fn complete_from<'a, P: Paged>(
-    region: &'a P,
-    mut pages: P::Locked<'a>,
-    span: Span,
-    access: Access,
     mut step: impl FnMut(&mut P::Locked<'_>, Span) -> u64,
 ) -> Result {
     let mut left = span;
+    let mut pages = region.lock();
     left.skip(step(&mut pages, left));
     if left.length() == 0 {
         return Ok(());
@@ -148,31 +138,15 @@ pub fn write(pages: &mut impl Pages, span: Span, mut from: &[u8]) -> u64 {
     done
 }
 
-/// Reads a span of a region.
+/// Reads a span of a region, from the place in the packet that is left of it.
 ///
 /// # Errors
 ///
 /// See [`complete`]. The start of the buffer may have been filled.
 #[inline]
 pub fn read_all<P: Paged>(region: &P, span: Span, to: &mut [u8]) -> Result {
-    let pages = region.lock();
-    // Nearly every packet is within a page that is there.
-    match span.piece(pages.base()) {
-        Some(piece) if pages.read(piece, to) => Ok(()),
-        _ => read_pieces(region, pages, span, to),
-    }
-}
-
-/// The same from the place in the packet that is left of it.
-#[inline(never)]
-fn read_pieces<'a, P: Paged>(
-    region: &'a P,
-    pages: P::Locked<'a>,
-    span: Span,
-    to: &mut [u8],
-) -> Result {
     let length = span.length();
-    complete_from(region, pages, span, Access::Read, |pages, left| {
+    complete(region, span, Access::Read, |pages, left| {
         read(pages, left, &mut to[(length - left.length()) as usize..])
     })
 }
@@ -184,24 +158,27 @@ fn read_pieces<'a, P: Paged>(
 /// See [`complete`]. The start of the span may have been written.
 #[inline]
 pub fn write_all<P: Paged>(region: &P, span: Span, from: &[u8]) -> Result {
-    let mut pages = region.lock();
-    match span.piece(pages.base()) {
-        Some(piece) if pages.write(piece, from) => Ok(()),
-        _ => write_pieces(region, pages, span, from),
-    }
-}
-
-#[inline(never)]
-fn write_pieces<'a, P: Paged>(
-    region: &'a P,
-    pages: P::Locked<'a>,
-    span: Span,
-    from: &[u8],
-) -> Result {
     let length = span.length();
-    complete_from(region, pages, span, Access::Write, |pages, left| {
+    complete(region, span, Access::Write, |pages, left| {
         write(pages, left, &from[(length - left.length()) as usize..])
     })
+}
+
+/// Reads a span if it is within one page, and that is there, as nearly every packet's is: `false` if
+/// nothing happened.
+#[inline]
+pub fn read_page<P: Paged>(region: &P, span: Span, to: &mut [u8]) -> bool {
+    let pages = region.lock();
+    let piece = span.piece(pages.base());
+    piece.is_some_and(|piece| pages.read(piece, to))
+}
+
+/// The same for writing.
+#[inline]
+pub fn write_page<P: Paged>(region: &P, span: Span, from: &[u8]) -> bool {
+    let mut pages = region.lock();
+    let piece = span.piece(pages.base());
+    piece.is_some_and(|piece| pages.write(piece, from))
 }
 
 #[cfg(all(test, not(CONFIG_RUST)))]
@@ -379,7 +356,9 @@ mod tests {
                 for packet in data.chunks_mut(mtu) {
                     let span = window.locate(iova, packet.len() as u64).unwrap();
                     match writes {
+                        true if write_page(&region, span, packet) => {}
                         true => write_all(&region, span, packet).unwrap(),
+                        false if read_page(&region, span, packet) => {}
                         false => read_all(&region, span, packet).unwrap(),
                     }
                     iova += packet.len() as u64;

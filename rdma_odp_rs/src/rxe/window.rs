@@ -168,12 +168,6 @@ impl Span {
             .then_some(piece)
     }
 
-    /// Whether it is within one chunk.
-    #[inline]
-    pub fn is_in_chunk(&self) -> bool {
-        self.length <= CHUNK_SIZE - (self.start & (CHUNK_SIZE - 1))
-    }
-
     /// Takes away as many bytes from its start, at most all.
     #[inline]
     pub fn skip(&mut self, bytes: u64) {
