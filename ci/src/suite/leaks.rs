@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use super::{Boots, Context};
-use crate::guest::Driver;
+use crate::exec::Drivers;
 use crate::vm::Machine;
 
 /// Kmemleak is compiled into the debug kernel, and off unless it is asked for.
@@ -59,28 +59,32 @@ exit $status"#;
 pub(super) fn run(
     context: &mut Context<'_>,
     mut machine: Machine,
-    driver: Driver,
+    drivers: impl Into<Drivers>,
     program: Vec<OsString>,
     wanted: &[String],
 ) -> Result<Boots> {
     machine.append.push(APPEND.into());
-    let modules = modules(&driver);
+    let drivers = drivers.into();
+    let modules = modules(&drivers);
     let mut wanted = wanted.to_vec();
     wanted.extend([LOADED, GONE].map(str::to_owned));
     wanted.extend(modules.iter().map(|module| format!("unload {module}")));
     let boots = context.boot(
         "rust-kmemleak",
         &machine,
-        driver,
+        drivers,
         command(&modules, program),
     )?;
     context.judge_wanted(PREFIX, &boots, &wanted);
     Ok(boots)
 }
 
-/// The names of the driver's modules, in the order to unload them in.
-fn modules(driver: &Driver) -> Vec<String> {
-    let names = driver.modules.iter().rev().filter_map(|module| {
+/// The names of the modules, in the order to unload them in.
+fn modules(drivers: &Drivers) -> Vec<String> {
+    let rdma = drivers.rdma.iter().flat_map(|rdma| &rdma.modules);
+    let driver = drivers.driver.iter().flat_map(|driver| &driver.modules);
+    // The mirror may be linked against helpers that came with the others.
+    let names = rdma.chain(driver).rev().filter_map(|module| {
         let name = module.file_stem()?;
         Some(name.to_string_lossy().into_owned())
     });
@@ -98,6 +102,7 @@ fn command(modules: &[String], program: Vec<OsString>) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::Driver;
     use crate::ktap::{self, Line, Result};
 
     /// What the script prints for a kmemleak that holds `text`, with two modules to unload.
@@ -160,6 +165,6 @@ mod tests {
             other: "theirs".into(),
             devices: 2,
         };
-        assert_eq!(modules(&driver), ["mirror", "helpers"]);
+        assert_eq!(modules(&driver.into()), ["mirror", "helpers"]);
     }
 }

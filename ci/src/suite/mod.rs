@@ -119,7 +119,7 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "rdma-selftests",
         about: "our kselftests of RDMA on-demand paging: data, changes, lifetimes, storms",
-        limits: (minutes(25), minutes(25)),
+        limits: (minutes(25), minutes(90)),
         only_full: false,
         run: rdma_selftests::run,
     },

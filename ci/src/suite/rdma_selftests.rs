@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 
-use super::{rdma, Context};
+use super::{leaks, rdma, Context};
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
-use crate::rdma::Rdma;
+use crate::rdma::{ours, Rdma};
 use crate::vm::Machine;
 
 /// Makes sure that there is swap, then runs the programs; the status is that of the worst.
@@ -39,6 +39,11 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         "{} programs were to run, {streams} printed results",
         programs.len()
     );
+    if context.full {
+        let (rdma, _) = ours(context.paths, context.tools, &kernel, &context.logs)?;
+        let program = command(Which::Rust, &rdma, &programs);
+        leaks::run(context, machine, rdma, program, &[])?;
+    }
     Ok(())
 }
 
