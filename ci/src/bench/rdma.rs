@@ -111,7 +111,8 @@ const OPERATIONS: &[Operation] = &[
         WRITE,
         "write",
         "write_pinned",
-        "a message between regions whose pages are known; the floor is the same between pinned ones",
+        "a message between regions whose pages are known; the floor is the same between pinned \
+         ones",
     ),
     message(
         "warm write, source's part",
@@ -162,7 +163,8 @@ const OPERATIONS: &[Operation] = &[
         "cold page, untouched",
         "pages_untouched",
         Some("pages_pinned"),
-        "the same to pages that nobody has touched: to clear them is part of it; the floor as before",
+        "the same to pages that nobody has touched: to clear them is part of it; the floor as \
+         before",
     ),
     page(
         "prefetch, a page",
@@ -320,7 +322,7 @@ pub(super) fn measure(
     Ok((Setting::new(kernel, "TCG")?, comparison))
 }
 
-/// The program on one of the sets. C is known to move wrong data, which is no failure of ours.
+/// The program on one of the sets. C is known to move wrong data: that is no failure of ours.
 fn command(program: &Path, which: Which) -> Vec<OsString> {
     let mut command = vec![program.into()];
     if which == C {
