@@ -9,28 +9,15 @@
 #include "rxe.h"
 #include "rxe_shims.h"
 
-/*
- * The page-table entry may be writable and clean, and nothing marks it dirty when the device writes
- * through a mapping of its own. The umem_mutex that the caller holds keeps the page mapped, as in
- * ib_umem_odp_unmap_dma_pages().
- */
-static void mark_dirty(struct page *page)
-{
-	if (!folio_test_dirty(page_folio(page)))
-		set_page_dirty(page);
-}
-
 void rxe_rs_read_page(unsigned long hmm_pfn, size_t offset, void *to, size_t len)
 {
 	memcpy_from_page(to, hmm_pfn_to_page(hmm_pfn), offset, len);
 }
 
+/* The core marks what may have been written to dirty when its mapping ends. */
 void rxe_rs_write_page(unsigned long hmm_pfn, size_t offset, const void *from, size_t len)
 {
-	struct page *page = hmm_pfn_to_page(hmm_pfn);
-
-	memcpy_to_page(page, offset, from, len);
-	mark_dirty(page);
+	memcpy_to_page(hmm_pfn_to_page(hmm_pfn), offset, from, len);
 }
 
 void rxe_rs_flush_page(unsigned long hmm_pfn, size_t offset, size_t len)
@@ -50,13 +37,11 @@ u64 *rxe_rs_word_lock(unsigned long hmm_pfn, size_t offset)
 	return va + offset;
 }
 
-void rxe_rs_word_unlock(unsigned long hmm_pfn, u64 *word, bool changed)
+void rxe_rs_word_unlock(u64 *word)
 	__releases(&atomic_ops_lock)
 {
 	spin_unlock_bh(&atomic_ops_lock);
 	kunmap_local(word);
-	if (changed)
-		mark_dirty(hmm_pfn_to_page(hmm_pfn));
 }
 
 bool rxe_rs_range_blockable(const struct mmu_notifier_range *range)

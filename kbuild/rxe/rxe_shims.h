@@ -17,7 +17,7 @@ void rxe_rs_flush_page(unsigned long hmm_pfn, size_t offset, size_t len);
  * The word at an aligned offset, while no atomic operation on any region touches it.
  */
 u64 *rxe_rs_word_lock(unsigned long hmm_pfn, size_t offset);
-void rxe_rs_word_unlock(unsigned long hmm_pfn, u64 *word, bool changed);
+void rxe_rs_word_unlock(u64 *word);
 
 bool rxe_rs_range_blockable(const struct mmu_notifier_range *range);
 void rxe_rs_interval_set_seq(struct mmu_interval_notifier *mni, unsigned long cur_seq);

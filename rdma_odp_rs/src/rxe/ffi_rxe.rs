@@ -113,11 +113,15 @@ impl Mr {
 
     /// What it covers.
     #[inline]
-    fn window(&self, backing: Backing<'_>) -> Option<Window> {
+    fn window(&self, backing: Backing<'_>) -> Window {
         match backing {
-            // SAFETY: By the type invariants it is there; the field does not change.
-            Backing::Explicit(umem) => umem.window(unsafe { (*self.0.get()).ibmr.iova }),
-            Backing::Implicit(_) => Some(Window::ALL),
+            Backing::Explicit(umem) => {
+                // SAFETY: By the type invariants it is there; the field does not change.
+                let iova = unsafe { (*self.0.get()).ibmr.iova };
+                let (address, length) = umem.registered();
+                Window::of_registered(iova, address, length)
+            }
+            Backing::Implicit(_) => Window::ALL,
         }
     }
 
@@ -130,7 +134,7 @@ impl Mr {
     #[inline]
     fn locate(&self, iova: u64, length: u64, access: Access) -> Result<(Backing<'_>, Span)> {
         let backing = self.backing().ok_or(EINVAL)?;
-        let window = self.window(backing).ok_or(EFAULT)?;
+        let window = self.window(backing);
         let whole = window.locate(iova, length).ok_or(EFAULT)?;
         if access == Access::Write && !backing.writable() {
             return Err(EPERM);
@@ -197,12 +201,8 @@ impl Mr {
     }
 
     /// An operation on the word at `iova`, and what the responder is to do next.
-    fn operate(
-        &self,
-        iova: u64,
-        mut operation: impl FnMut(&Atomic<u64>) -> bool,
-    ) -> c::resp_states {
-        let window = self.backing().and_then(|backing| self.window(backing));
+    fn operate(&self, iova: u64, mut operation: impl FnMut(&Atomic<u64>)) -> c::resp_states {
+        let window = self.backing().map(|backing| self.window(backing));
         match window.map_or(Err(Refused::Outside), |window| atomic::word(&window, iova)) {
             Ok(_) => {}
             Err(Refused::Outside) => {
@@ -322,7 +322,8 @@ unsafe fn init_explicit(
 ) -> Result<*mut c::ib_umem_odp> {
     // SAFETY: By what the caller promises.
     let umem = unsafe { OwnedUmem::get(device, start, length, access) }?;
-    umem.window(iova).ok_or(EINVAL)?;
+    let (address, length) = umem.registered();
+    Window::new(iova, address, length).ok_or(EINVAL)?;
     Ok(umem.into_raw())
 }
 
@@ -435,11 +436,9 @@ unsafe extern "C" fn rxe_odp_atomic_op(
         let value = word.load(Relaxed);
         // SAFETY: The caller promises that it is there.
         unsafe { *orig_val = value };
-        let new = operation.apply(value);
-        if let Some(new) = new {
+        if let Some(new) = operation.apply(value) {
             word.store(new, Relaxed);
         }
-        new.is_some()
     })
 }
 
@@ -459,7 +458,6 @@ unsafe extern "C" fn rxe_odp_do_atomic_write(
     mr.operate(iova, |word| {
         // After all that came before.
         word.store(value, Release);
-        true
     })
 }
 

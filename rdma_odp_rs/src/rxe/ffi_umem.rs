@@ -9,7 +9,7 @@ use super::{
     bindings as c,
     implicit::State,
     transfer::{Access, Paged, Pages},
-    window::{Piece, Span, Window, PAGE_SHIFT, PAGE_SIZE},
+    window::{Piece, Span, PAGE_SHIFT, PAGE_SIZE},
 };
 use core::{mem::offset_of, ops::Deref, ptr::NonNull};
 use kernel::{
@@ -64,13 +64,13 @@ impl Umem {
         unsafe { &*raw.cast() }
     }
 
-    /// What its process registered, if the peer counts from `iova`.
+    /// What its process registered: an address and a length.
     #[inline]
-    pub(super) fn window(&self, iova: u64) -> Option<Window> {
+    pub(super) fn registered(&self) -> (u64, u64) {
         let raw = self.0.get();
         // SAFETY: By the type invariants it is there; these fields do not change.
         let (address, length) = unsafe { ((*raw).umem.address, (*raw).umem.length) };
-        Window::new(iova, address as u64, length as u64)
+        (address as u64, length as u64)
     }
 
     /// Whether it was registered for writing.
@@ -188,10 +188,10 @@ impl Locked<'_> {
     }
 
     /// Lets an atomic operation at the word, which must be aligned, and which nobody else operates
-    /// on atomically meanwhile. The operation says whether it has changed it.
+    /// on atomically meanwhile.
     ///
     /// Returns the size of the word, or 0 if the page is not there or not to be written to.
-    pub(super) fn word(&mut self, span: Span, operation: impl FnOnce(&Atomic<u64>) -> bool) -> u64 {
+    pub(super) fn word(&mut self, span: Span, operation: impl FnOnce(&Atomic<u64>)) -> u64 {
         let Some(piece) = span.pieces(self.base).and_then(|mut pieces| pieces.next()) else {
             return 0;
         };
@@ -204,9 +204,9 @@ impl Locked<'_> {
         // SAFETY: The shim has mapped the word, which is aligned. Programs write to it as they
         // like, but the kernel only by atomic accesses such as these, or by copying, which is as
         // racy as a device is.
-        let changed = operation(unsafe { Atomic::from_ptr(word) });
+        operation(unsafe { Atomic::from_ptr(word) });
         // SAFETY: They were locked above.
-        unsafe { c::rxe_rs_word_unlock(entry, word, changed) };
+        unsafe { c::rxe_rs_word_unlock(word) };
         WORD
     }
 

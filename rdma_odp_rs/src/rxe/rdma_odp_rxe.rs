@@ -32,7 +32,9 @@
 //! The core's Rust half: it changes a page list under the `umem_mutex` only, where C's has
 //! `hmm_range_fault()` write to it before it takes the mutex and looks whether that was disturbed,
 //! so that somebody else who uses the same pages meanwhile may use one that is gone. It has one
-//! entry for a huge page of a region, and an anchor keeps the address space that it stands for.
+//! entry for a huge page of a region, and an anchor keeps the address space that it stands for. And
+//! it marks pages dirty that a device whose data the CPU moves may have written to, when their
+//! mapping ends.
 //!
 //! # Lock order
 //!

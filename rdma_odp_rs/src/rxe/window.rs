@@ -48,6 +48,18 @@ impl Window {
         })
     }
 
+    /// The same for what [`new`](Self::new) has allowed when it was registered.
+    #[inline]
+    pub fn of_registered(iova: u64, address: u64, length: u64) -> Self {
+        let window = Self {
+            iova,
+            address,
+            length,
+        };
+        debug_assert_eq!(Self::new(iova, address, length), Some(window));
+        window
+    }
+
     /// Where the bytes are that the peer means, if all of them are inside.
     ///
     /// Whatever the peer says, nothing overflows. No bytes at the very end are inside.
