@@ -159,6 +159,10 @@ impl Backing for Source<'_> {
             return Ok(());
         }
         // Later is as good: what was mapped here before has been unmapped, which is a collision.
+        // SAFETY: `mm` keeps its users above zero.
+        if unsafe { extra::mnh_has_no_secret(self.mm.as_raw(), pages.start(), pages.end()) } {
+            return Ok(());
+        }
         let _mmap = MmapRead::lock(self.mm)?;
         // SAFETY: The mmap lock is held.
         unsafe { self.hide_secrets(pages, access, read) }
