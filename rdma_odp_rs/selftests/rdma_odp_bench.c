@@ -114,7 +114,7 @@ static void touch(void *mem, size_t size)
 	size_t at;
 
 	for (at = 0; at < size; at += PAGE)
-		((volatile char *)mem)[at] = at / PAGE;
+		__atomic_store_n((char *)mem + at, at / PAGE, __ATOMIC_RELAXED);
 }
 
 /* Whether each page is there, and all of them are huge or none is. */
