@@ -65,9 +65,9 @@ impl Deref for Shadow {
 
 // SAFETY: The table takes the nodes that it needs from the reserve. It assigns slots and drops
 // entries and nodes, which have no lock to wait for; neither has looking up the memory of device
-// pages, and to mark pages dirty does not sleep. The entries of `pages` go into slots of the table or
-// are dropped, those that they take the place of are dropped too, and nobody else can put one in:
-// the fields are private to this file, and the table is given out by shared reference only.
+// pages, and to mark pages dirty does not sleep. The entries of `pages` go into slots of the table
+// or are dropped, those that they take the place of are dropped too, and nobody else can put one
+// in: the fields are private to this file, and the table is given out by shared reference only.
 unsafe impl Publish<Faulted<'_, Reserve<Entry>>> for Shadow {
     type Output = Result;
 

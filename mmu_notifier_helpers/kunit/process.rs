@@ -12,7 +12,7 @@ mod tests {
         bindings::*,
         check::{Failure, Outcome},
         ffi_hold::Hold,
-        ffi_mm::{new_mm, users},
+        ffi_mm::{map, new_mm, users, Protection},
         ffi_recorder::{
             attach, attach_with, fault, request, watch, watch_two_pass, Context, Notifier, Passes,
             Recorder, Seen, Shadow,
@@ -327,6 +327,8 @@ mod tests {
     fn a_context_that_cannot_be_registered_is_freed() -> Outcome {
         let ledger = Ledger::open()?;
         let mm = new_mm()?;
+        // Without a mapping there is no other lock to take.
+        map(&mm, 1, Protection::Read)?;
         let puppet = Puppet::start()?;
         killed_before_a_reaper(&puppet)?;
         // The mmap lock is free, so it is had; a task that is killed does not get the others.

@@ -66,9 +66,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a case may say of why it is none: that what it tries does not depend on what it is tried with,
-/// or cannot be. Whatever else keeps a case from running is missing in the kernel or the guest, which
-/// we make, and would hide that nothing was tried.
+/// What a case may say of why it is none: that what it tries does not depend on what it is tried
+/// with, or cannot be. Whatever else keeps a case from running is missing in the kernel or the
+/// guest, which we make, and would hide that nothing was tried.
 const MAY_SKIP: [&str; 4] = [
     "the same as with small pages",
     "it takes long with small pages",

@@ -127,8 +127,8 @@ fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots) {
     }
 }
 
-/// Makes failures of the storms that could not be had: the kernel and the guest are made to have swap,
-/// KSM, compaction and huge pages.
+/// Makes failures of the storms that could not be had: the kernel and the guest are made to have
+/// swap, KSM, compaction and huge pages.
 fn refuse_skips(cases: &mut [Case]) {
     for case in cases {
         if let Verdict::Skip(cause) = &case.verdict {
