@@ -188,7 +188,9 @@ int mnh_kunit_start(struct file *device)
 	char *envp[1] = {};
 	struct subprocess_info *info;
 
-	info = call_usermodehelper_setup("", argv, envp, GFP_KERNEL, furnish, NULL, device);
+	/* Without a path nothing would be started; furnish() has the last word. */
+	info = call_usermodehelper_setup(places[0].program, argv, envp, GFP_KERNEL, furnish, NULL,
+					 device);
 	if (!info)
 		return -ENOMEM;
 	return call_usermodehelper_exec(info, UMH_WAIT_EXEC);
