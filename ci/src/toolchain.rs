@@ -81,8 +81,14 @@ impl Toolchain {
 
     /// Debian's cargo, whatever else the user has.
     pub(crate) fn cargo(&self, args: &[&str]) -> Expression {
+        self.cargo_in(&self.target, args)
+    }
+
+    /// The same, with another directory for what it builds: a lock of cargo's goes with it, and of
+    /// two values for a variable a command takes the one that it was given first.
+    pub(crate) fn cargo_in(&self, target: &Path, args: &[&str]) -> Expression {
         self.tool(cmd("/usr/bin/cargo", args))
-            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_TARGET_DIR", target)
             .env_remove("RUSTUP_TOOLCHAIN")
             .env_remove("RUSTC")
             .env_remove("RUSTC_WRAPPER")

@@ -53,27 +53,28 @@ pub(super) fn tests(context: &mut Context<'_>) -> Result<()> {
 
 /// Every interleaving of each model.
 pub(super) fn loom(context: &mut Context<'_>) -> Result<()> {
+    let target = context.tools.target().join("loom");
+    let test = ["test", "--release", "--locked"];
+    let models = [
+        "--package=mmu_notifier_helpers",
+        "--test=loom",
+        "--no-fail-fast",
+        "--",
+        "--show-output",
+    ];
     let models = context
         .tools
-        .cargo(&[
-            "test",
-            "--release",
-            "--locked",
-            "--package=mmu_notifier_helpers",
-            "--test=loom",
-            "--no-fail-fast",
-            "--",
-            "--show-output",
-        ])
-        .env("RUSTFLAGS", "--cfg loom")
-        .env("CARGO_TARGET_DIR", context.tools.target().join("loom"));
+        .cargo_in(&target, &[&test[..], &models].concat())
+        .env("RUSTFLAGS", "--cfg loom");
     cargo_test(context, "loom", "exploring the models", models)?;
     // What the models stand on is tried in every interleaving as well.
     let stand_in = context
         .tools
-        .cargo(&["test", "--release", "--locked", "--package=kernel", "--lib"])
-        .env("RUSTFLAGS", "--cfg loom")
-        .env("CARGO_TARGET_DIR", context.tools.target().join("loom"));
+        .cargo_in(
+            &target,
+            &[&test[..], &["--package=kernel", "--lib"]].concat(),
+        )
+        .env("RUSTFLAGS", "--cfg loom");
     cargo_test(
         context,
         "loom-kernel",
@@ -113,16 +114,19 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
         "--test=bookkeeping",
         "--test=uapi_layout",
     ];
+    let target = context.tools.target().join("sanitizer");
     let (name, tests) = match checker {
         Checker::Miri => (
             "Miri",
-            context.tools.cargo(&[&["miri"], &test[..]].concat()),
+            context
+                .tools
+                .cargo_in(&target, &[&["miri"], &test[..]].concat()),
         ),
         Checker::AddressSanitizer => (
             "AddressSanitizer",
             context
                 .tools
-                .cargo(&[&test[..], &["--target", TARGET]].concat())
+                .cargo_in(&target, &[&test[..], &["--target", TARGET]].concat())
                 .env("RUSTC_BOOTSTRAP", "1")
                 .env("RUSTFLAGS", "-Zsanitizer=address"),
         ),
@@ -130,7 +134,7 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
             "valgrind",
             context
                 .tools
-                .cargo(&[&test[..], &["--target", TARGET]].concat())
+                .cargo_in(&target, &[&test[..], &["--target", TARGET]].concat())
                 .env(
                     "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
                     // The test harness keeps memory that may be reached from inside of a block only.
@@ -143,8 +147,7 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
     let what = format!("running the host's tests under {name}");
     let tests = tests
         // Each input costs much more than on the bare machine.
-        .env("PROPTEST_CASES", "32")
-        .env("CARGO_TARGET_DIR", context.tools.target().join("sanitizer"));
+        .env("PROPTEST_CASES", "32");
     cargo_test(context, "sanitizer", &what, tests)
 }
 
