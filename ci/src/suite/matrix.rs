@@ -354,7 +354,11 @@ fn kunit_tool(
     let log = context.logs.join(format!("{name}.log"));
     let outcome = context
         .paths
-        .dir(Path::new("tree").join(&base.slot).join(name))
+        .dir(
+            Path::new("tree")
+                .join(&base.slot)
+                .join(name.replacen(".py", "", 1)),
+        )
         .and_then(|build| {
             let mut args: Vec<OsString> = ["-c", WITHOUT_KVM, "sh"].map(Into::into).into();
             args.push(context.logs.join("bin").into());
