@@ -23,7 +23,7 @@ mod tests {
         stage::Stage,
         wait::PATIENCE,
     };
-    use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc};
+    use kernel::{page::PAGE_SIZE, prelude::*, sync::Arc, time::Delta};
     use mmu_notifier_helpers::{
         fault::{Access, Request},
         mirror::Subscription,
@@ -306,7 +306,10 @@ mod tests {
         let puppet = Puppet::start()?;
         let (theirs, mm, range) = (mirror.clone(), stage.mm.clone(), stage.range);
         puppet.send(move || {
-            let patient = Request::new(range, Access::Read).with_timeout(PATIENCE);
+            // The half of it, after which a reader looks around by itself, is longer than it is
+            // waited for.
+            let timeout = Delta::from_nanos(4 * PATIENCE.as_nanos());
+            let patient = Request::new(range, Access::Read).with_timeout(timeout);
             request(&*theirs, &mm, &patient, 1)
         })?;
         check!(puppet.sleeps_on_its_errand()?);
