@@ -112,7 +112,7 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
         "--package=kernel",
         "--lib",
         "--test=bookkeeping",
-        "--test=uapi_layout",
+        "--test=umem",
     ];
     let target = context.tools.target().join("sanitizer");
     let (name, tests) = match checker {
