@@ -61,8 +61,8 @@ struct TlbMirror;
 unsafe impl Mirror for TlbMirror {
     type Shadow = Tlb;
     type Reserve = ();
-    fn zap(&self, tlb: &mut Tlb, invalidation: &Invalidation) {
-        tlb.0.take_if(|(page, _)| page.overlaps(invalidation.range()));
+    fn zap(&self, tlb: &mut Tlb, lost: &Invalidation) {
+        tlb.0.take_if(|(page, _)| page.overlaps(lost.range()));
     }
 }
 mmu_notifier_helpers::per_mm_mirror!(TlbMirror, "rust_mmu_mirror");
