@@ -10,8 +10,9 @@
 #include "rdma_odp.h"
 
 #define TRACEFS		"/sys/kernel/tracing"
-/* For drop_caches: objects of the slab, and no word about it. */
-#define QUIET_SLAB	"6"
+/* For drop_caches: no word about it from now on, then objects of the slab. */
+#define BE_QUIET	"4"
+#define SLAB		"2"
 
 #define TIMEOUT		120
 
@@ -627,7 +628,9 @@ static long shrink_parts(void)
 	if (access(TRACEFS "/trace", F_OK))
 		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
 	if (!write_to(TRACEFS "/events/vmscan/mm_shrink_slab_start/enable", "1") ||
-	    !write_to(TRACEFS "/trace", "") || !write_to("/proc/sys/vm/drop_caches", QUIET_SLAB) ||
+	    !write_to(TRACEFS "/trace", "") ||
+	    !write_to("/proc/sys/vm/drop_caches", BE_QUIET) ||
+	    !write_to("/proc/sys/vm/drop_caches", SLAB) ||
 	    !write_to(TRACEFS "/events/vmscan/mm_shrink_slab_start/enable", "0"))
 		return -1;
 	trace = fopen(TRACEFS "/trace", "r");
