@@ -375,8 +375,9 @@ static int run(const struct row *row, size_t npages, bool huge)
 		}
 	}
 	cost = median(costs + 1, reps);
-	printf("figures: row=%s driver=%d huge=%d size=%zu units=%zu reps=%zu cost=%llu\n", row->name,
-	       row->mirrored, huge, npages, npages, reps, cost > nothing ? cost - nothing : 0);
+	printf("figures: row=%s driver=%d huge=%d size=%zu units=%zu reps=%zu cost=%llu\n",
+	       row->name, row->mirrored, huge, npages, npages, reps,
+	       cost > nothing ? cost - nothing : 0);
 	return KSFT_PASS;
 }
 

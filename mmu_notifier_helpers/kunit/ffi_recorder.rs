@@ -128,8 +128,8 @@ impl Shadow {
     }
 }
 
-// SAFETY: Assigns and copies; there is no lock and no allocation in it. The entries are dropped: what
-// is kept is what they looked like.
+// SAFETY: Assigns and copies; there is no lock and no allocation in it. The entries are dropped:
+// what is kept is what they looked like.
 unsafe impl Publish<Faulted<'_, ()>> for Shadow {
     type Output = Result;
 

@@ -44,7 +44,7 @@ impl Tlb {
     }
 }
 
-// SAFETY: Neither sleeps nor allocates; the entry goes into the TLB, and nobody else puts one there.
+// SAFETY: Neither sleeps nor allocates; the entry goes into the TLB, nobody else puts one there.
 unsafe impl Publish<Faulted<'_, ()>> for Tlb {
     type Output = Result;
     fn publish(&mut self, Faulted { pages, .. }: Faulted<'_, ()>) -> Result {

@@ -77,8 +77,8 @@ pub unsafe trait TwoPassMirror: Mirror {
     /// # Context
     ///
     /// As for [`Mirror::zap`], but without the shadow's lock. Must not sleep unless the
-    /// invalidation was [blockable](Invalidation::blockable). It comes for each [`Self::start`] that
-    /// returned something, though another subscription refuse the invalidation.
+    /// invalidation was [blockable](Invalidation::blockable). It comes for each [`Self::start`]
+    /// that returned something, though another subscription refuse the invalidation.
     ///
     /// # Errors
     ///

@@ -112,8 +112,8 @@ pub const IN_FLIGHT: usize = 16;
 /// - Nothing else that safe code can do with the shadow may put an entry into it, or take one out
 ///   other than to drop it.
 ///
-/// No compiler sees these, so that it must be an `unsafe impl` that vouches for them. It is for this
-/// that publishing is a method of the shadow and not a closure of whoever faults.
+/// No compiler sees these, so that it must be an `unsafe impl` that vouches for them. It is for
+/// this that publishing is a method of the shadow and not a closure of whoever faults.
 pub unsafe trait Publish<P> {
     /// What publishing returns.
     type Output;
@@ -221,8 +221,8 @@ impl<S, B: Backend, const N: usize> InvLock<S, B, N> {
     ///
     /// # Context
     ///
-    /// Any; does not sleep. Invalidations that are in flight already must not be told to it at their
-    /// [end](Self::end).
+    /// Any; does not sleep. Invalidations that are in flight already must not be told to it at
+    /// their [end](Self::end).
     ///
     /// C: `spin_lock_init()` or `mutex_init()`, and `init_waitqueue_head()`.
     pub fn new(

@@ -57,8 +57,8 @@ pub unsafe trait Mirror: Send + Sync + Sized + 'static {
     ///
     /// None: it cannot fail. What an [`IntervalNotifier`] refuses it has refused before.
     ///
-    /// C: `invalidate_range_start()` and `release()` of `struct mmu_notifier_ops`, `invalidate()` of
-    /// `struct mmu_interval_notifier_ops`.
+    /// C: `invalidate_range_start()` and `release()` of `struct mmu_notifier_ops`, `invalidate()`
+    /// of `struct mmu_interval_notifier_ops`.
     ///
     /// [`IntervalNotifier`]: crate::interval::IntervalNotifier
     fn zap(&self, shadow: &mut Self::Shadow, invalidation: &Invalidation);

@@ -171,8 +171,8 @@ impl Entry {
         unsafe { bindings::mnh_copy_to_pfn(self.pfn() + page, src.as_ptr().cast(), src.len()) }
     }
 
-    /// Copies `pages` pages, from number `page` on, to memory of the current process, without a page
-    /// fault: tells whether that was possible. Some of it may have been copied if not.
+    /// Copies `pages` pages, from number `page` on, to memory of the current process, without a
+    /// page fault: tells whether that was possible. Some of it may have been copied if not.
     ///
     /// # Context
     ///

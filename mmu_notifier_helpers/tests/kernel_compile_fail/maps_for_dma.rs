@@ -20,13 +20,13 @@ use mmu_notifier_helpers::{
     range::{Invalidation, PageRange},
 };
 
-/// Memory that a device works on, and the table by which it finds each page, in the order of pages.
+/// Memory that a device works on, and the table by which it finds each page, in their order.
 pub struct Region {
     map: DmaMap,
     table: KVec<Option<DmaAddress>>,
 }
 
-// SAFETY: Neither sleeps nor waits for memory. The entries are dropped, and `zap` unmaps what was
+// SAFETY: Neither sleeps nor waits for memory. The entries are dropped; `zap` unmaps what was
 // mapped of them.
 unsafe impl Publish<Faulted<'_, ()>> for Region {
     type Output = Result;
@@ -42,7 +42,7 @@ unsafe impl Publish<Faulted<'_, ()>> for Region {
 /// The driver.
 pub struct Driver;
 
-// SAFETY: What is invalidated is neither in the table any more, which the device reads anew for each
+// SAFETY: What is invalidated is not in the table any more, which the device reads for each
 // transfer, nor mapped.
 unsafe impl Mirror for Driver {
     type Shadow = Region;

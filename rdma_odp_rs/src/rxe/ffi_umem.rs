@@ -154,9 +154,9 @@ impl Paged for Umem {
 /// # Invariants
 ///
 /// The region's mutex is taken. `entries` is its page list, of `pages` entries, the first of which
-/// is of the page at `base`, with `1 << order` pages of the kernel's in each. An entry that is valid
-/// names pages that are mapped in the process: before that ends, the core has the entry cleared,
-/// under the mutex, and nothing else changes it without.
+/// is of the page at `base`, with `1 << order` pages of the kernel's in each. An entry that is
+/// valid names pages that are mapped in the process: before that ends, the core has the entry
+/// cleared, under the mutex, and nothing else changes it without.
 pub(super) struct Locked<'a> {
     umem: &'a Umem,
     base: u64,

@@ -58,9 +58,9 @@ pub trait Paged {
 
 /// Does something to all of a span, and gets in those pages only that are not there.
 ///
-/// Where transfers go from page to page, it takes what the process has there already: mostly that is
-/// all, and one look at the page tables serves many transfers. Where the memory was never touched,
-/// that look is for nothing, a few times.
+/// Where transfers go from page to page, it takes what the process has there already: mostly that
+/// is all, and one look at the page tables serves many transfers. Where the memory was never
+/// touched, that look is for nothing, a few times.
 ///
 /// `step` is given what is left of the span, does as much as it can from the start, and says how
 /// many bytes that was.
@@ -164,8 +164,8 @@ pub fn write_all<P: Paged>(region: &P, span: Span, from: &[u8]) -> Result {
     })
 }
 
-/// Reads a span if it is within one page, and that is there, as nearly every packet's is: `false` if
-/// nothing happened.
+/// Reads a span if it is within one page, and that is there, as nearly every packet's is: `false`
+/// if nothing happened.
 #[inline]
 pub fn read_page<P: Paged>(region: &P, span: Span, to: &mut [u8]) -> bool {
     let pages = region.lock();

@@ -127,8 +127,8 @@ impl Span {
         })
     }
 
-    /// The pages from the one that it starts in that are worth one look, if that before is known and
-    /// they are not, of those from `base` to `end`; `None` if it is in all of them itself.
+    /// The pages from the one that it starts in that are worth one look, if that before is known
+    /// and they are not, of those from `base` to `end`; `None` if it is in all of them itself.
     ///
     /// Who goes from page to page doubles by each look what is known, up to [`AHEAD_PAGES`]. Looks
     /// that find nothing are as few.
