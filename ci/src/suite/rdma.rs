@@ -16,7 +16,6 @@ use crate::klog;
 use crate::ktap;
 use crate::modules::Which;
 use crate::rdma::{self, Rdma};
-use crate::report::{self, Verdict};
 use crate::vm::Machine;
 
 /// What the guest's log says between the two turns.
@@ -118,30 +117,20 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 /// Runs a program on our modules and on C's in one boot. Ours are judged, C's are put beside. What
 /// `command` gives is for the set that it is called with.
 ///
-/// Returns how many programs printed results on ours.
+/// Returns our set, and how many programs printed results on it.
 pub(super) fn in_turn(
     context: &mut Context<'_>,
     kernel: &Kernel,
     machine: &Machine,
     command: impl Fn(Which, &Rdma) -> Vec<OsString>,
-) -> Result<usize> {
+) -> Result<(Rdma, usize)> {
     let turn = |which: Which, rdma: &Rdma| Turn {
         driver: None,
         rdma: Some(rdma.clone()),
         command: marked(which, command(which, rdma)),
     };
     let theirs = rdma::theirs(kernel)?;
-    let ours = rdma::ours(context.paths, context.tools, kernel, &context.logs);
-    let ours = match ours {
-        Ok((ours, _)) => ours,
-        Err(error) => {
-            // What there is to compare with is of use on its own.
-            let name = format!("c-{}", kernel.name);
-            let boots = context.boot_in_turn(&name, machine, vec![turn(Which::C, &theirs)])?;
-            println!("\nC alone\n{}", alone(&boots));
-            return Err(error);
-        }
-    };
+    let (ours, _) = rdma::ours(context.paths, context.tools, kernel, &context.logs)?;
     let name = format!("both-{}", kernel.name);
     let turns = vec![turn(Which::Rust, &ours), turn(Which::C, &theirs)];
     let boots = context.boot_in_turn(&name, machine, turns)?;
@@ -150,7 +139,7 @@ pub(super) fn in_turn(
     let (rust, c) = split(boots, &String::from_utf8_lossy(&log));
     context.judge("", &rust);
     context.beside("", &c);
-    Ok(rust.streams.len())
+    Ok((ours, rust.streams.len()))
 }
 
 /// The program, after a line that says whose turn it is.
@@ -187,25 +176,6 @@ fn split(mut boots: Boots, log: &str) -> (Boots, Boots) {
         part(ours, our_fault, before),
         part(theirs.unwrap_or_default(), their_fault, after),
     )
-}
-
-/// The results of a boot that nothing is compared with.
-fn alone(boots: &Boots) -> String {
-    let mut table = report::table(&["case", "C"]);
-    for line in boots.streams.iter().flat_map(|stream| &stream.lines) {
-        let (word, cause) = match super::verdict(line.result.clone()) {
-            Verdict::Pass => ("pass", String::new()),
-            Verdict::Fail(cause) => ("FAIL", cause),
-            Verdict::Skip(cause) => ("skip", cause),
-        };
-        table.add_row([&*line.name, &format!("{word} {cause}")]);
-    }
-    let remarks = boots.fault.iter().cloned();
-    let reports = boots.reports.iter().map(|report| report.title.clone());
-    for remark in remarks.chain(reports) {
-        table.add_row(["", &*remark]);
-    }
-    table.to_string()
 }
 
 #[cfg(test)]

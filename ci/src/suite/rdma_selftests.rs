@@ -11,7 +11,7 @@ use super::{leaks, rdma, Context};
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
-use crate::rdma::{ours, Rdma};
+use crate::rdma::Rdma;
 use crate::vm::Machine;
 
 /// Makes sure that there is swap, then runs the programs; the status is that of the worst.
@@ -31,7 +31,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         memory: MEMORY,
         ..exec::plain(&kernel)
     };
-    let streams = rdma::in_turn(context, &kernel, &machine, |which, rdma| {
+    let (rdma, streams) = rdma::in_turn(context, &kernel, &machine, |which, rdma| {
         command(which, rdma, &programs)
     })?;
     ensure!(
@@ -40,7 +40,6 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         programs.len()
     );
     if context.full {
-        let (rdma, _) = ours(context.paths, context.tools, &kernel, &context.logs)?;
         let program = command(Which::Rust, &rdma, &programs);
         leaks::run(context, machine, rdma, program, &[])?;
     }
