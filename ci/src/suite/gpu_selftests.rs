@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 
-use super::{leaks, Boots, Context};
+use super::{leaks, refuse_skips, Boots, Context};
 use crate::coherent;
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
-use crate::report::{Case, Verdict};
 
 /// Runs the programs one after the other; the status is that of the worst.
 const SCRIPT: &str = r#"worst=0
@@ -59,7 +58,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 
         let before = context.cases.len();
         let boots = leaks::run(context, machine, rust, rust_command, &[])?;
-        refuse_skips(&mut context.cases[before..]);
+        refuse_skips(&mut context.cases[before..], &MAY_SKIP);
         // What kmemleak found is a program's results more.
         whole(&boots, programs.len() + 1)?;
     }
@@ -67,8 +66,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 }
 
 /// What a case may say of why it is none: that what it tries does not depend on what it is tried
-/// with, or cannot be. Whatever else keeps a case from running is missing in the kernel or the
-/// guest, which we make, and would hide that nothing was tried.
+/// with, or cannot be.
 const MAY_SKIP: [&str; 4] = [
     "the same as with small pages",
     "it takes long with small pages",
@@ -79,18 +77,7 @@ const MAY_SKIP: [&str; 4] = [
 fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots) {
     let before = context.cases.len();
     context.judge(prefix, boots);
-    refuse_skips(&mut context.cases[before..]);
-}
-
-/// Makes failures of what was skipped and must not be.
-fn refuse_skips(cases: &mut [Case]) {
-    for case in cases {
-        if let Verdict::Skip(cause) = &case.verdict {
-            if !MAY_SKIP.contains(&&**cause) {
-                case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
-            }
-        }
-    }
+    refuse_skips(&mut context.cases[before..], &MAY_SKIP);
 }
 
 /// Whether the program takes long: it fills devices and cgroups, or storms while memory moves.
@@ -127,12 +114,13 @@ fn whole(boots: &Boots, programs: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{Case, Verdict};
 
     #[test]
     fn what_is_missing_is_no_reason_to_skip() {
         let case = |cause: &str| Case::new("a", Verdict::Skip(cause.into()));
         let mut cases = [case(MAY_SKIP[0]), case("no tracefs"), case("no counters")];
-        refuse_skips(&mut cases);
+        refuse_skips(&mut cases, &MAY_SKIP);
         let failed = |case: &Case| matches!(case.verdict, Verdict::Fail(_));
         assert_eq!(cases.each_ref().map(failed), [false, true, true]);
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context as _, Result};
 use duct::cmd;
 
-use super::{kunit, tree as trees, Boots, Context};
+use super::{kunit, refuse_skips, tree as trees, Boots, Context};
 use crate::kernel::{Kernel, Kind};
 use crate::report::{Case, Verdict};
 use crate::source::{self, Source};
@@ -170,11 +170,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         let first = context.cases.len();
         trees::script_as_root(context, name, &base.build)?;
         // What it takes is there, as ci/run installs it.
-        for case in &mut context.cases[first..] {
-            if let Verdict::Skip(cause) = &case.verdict {
-                case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
-            }
-        }
+        refuse_skips(&mut context.cases[first..], &[]);
     }
     out_of_tree(context, &base)?;
     patches(context, &base)?;
@@ -393,16 +389,7 @@ fn kunit_tool(
         .and_then(|build| fs::read_to_string(build.join("test.log")).ok())
         .unwrap_or_default();
     context.outcome(name, outcome);
-    let first = context.cases.len();
-    let results = context.judge_results(&format!("{name}: "), &crate::ktap::parse(&output));
-    for case in &mut context.cases[first..] {
-        if let Verdict::Skip(cause) = &case.verdict {
-            case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
-        }
-    }
-    for missing in wanted.iter().filter(|case| !results.contains(case)) {
-        context.fail(&format!("{name}: {missing}"), "it gave no result".into());
-    }
+    context.judge_wanted_results(&format!("{name}: "), &crate::ktap::parse(&output), wanted);
 }
 
 /// Whether each module is signed, and is checked against the versions of what the helpers export.

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{ensure, Context as _, Result};
 use comfy_table::Table;
 
-use super::{Boots, Context};
+use super::{refuse_skips, Boots, Context};
 use crate::exec;
 use crate::guest::Turn;
 use crate::kernel::Kind;
@@ -122,18 +122,8 @@ fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots) {
         };
         let before = context.cases.len();
         context.judge_results(&prefix, &of(Rust));
-        refuse_skips(&mut context.cases[before..]);
+        refuse_skips(&mut context.cases[before..], &[]);
         context.results_beside(&prefix, &of(C));
-    }
-}
-
-/// Makes failures of the storms that could not be had: the kernel and the guest are made to have
-/// swap, KSM, compaction and huge pages.
-fn refuse_skips(cases: &mut [Case]) {
-    for case in cases {
-        if let Verdict::Skip(cause) = &case.verdict {
-            case.verdict = Verdict::Fail(format!("it was skipped: {cause}"));
-        }
     }
 }
 
@@ -359,7 +349,7 @@ mod tests {
             Case::new("pageout", Verdict::Skip("no swap".into())),
             Case::new("fork.same", Verdict::Pass),
         ];
-        refuse_skips(&mut cases);
+        refuse_skips(&mut cases, &[]);
         assert_eq!(
             cases[0].verdict,
             Verdict::Fail("it was skipped: no swap".into())
