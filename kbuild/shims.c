@@ -3,6 +3,7 @@
 #include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
+#include <linux/hugetlb_inline.h>
 #include <linux/ioport.h>
 #include <linux/magic.h>
 #include <linux/module.h>
@@ -121,6 +122,54 @@ bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *
 	return false;
 }
 EXPORT_SYMBOL_GPL(mnh_find_secret);
+
+/*
+ * Whether a fault finds the page in memory, and a file system has no say in it:
+ * it may wait for a disk, a network or user space, whatever the flags.
+ */
+static bool mnh_is_at_hand(const struct vm_area_struct *vma, unsigned long address, bool write)
+{
+	const struct vm_operations_struct *ops = vma->vm_ops;
+	struct folio *folio;
+	bool ready;
+
+	if (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma))
+		return true;
+	if (!vma->vm_file || !ops->map_pages)
+		return false;
+	if (write && (vma->vm_flags & VM_SHARED) && (ops->page_mkwrite || ops->pfn_mkwrite))
+		return false;
+	folio = filemap_get_folio(vma->vm_file->f_mapping, linear_page_index(vma, address));
+	if (IS_ERR(folio))
+		return false;
+	/* To read ahead is to wait for a queue, at times. */
+	ready = folio_test_uptodate(folio) && !folio_test_readahead(folio);
+	folio_put(folio);
+	return ready;
+}
+
+/*
+ * Faults a page in that hmm would fault in, and tells whether it did. The mmap
+ * lock must be held, for writing even: it is not dropped, so what would have to
+ * wait for somebody who may need it is not done.
+ */
+bool mnh_fault_in_nowait(struct mm_struct *mm, unsigned long address, bool write)
+{
+	unsigned int flags = FAULT_FLAG_REMOTE | FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT;
+	vm_flags_t wanted = VM_READ;
+	struct vm_area_struct *vma = vma_lookup(mm, address);
+
+	if (write) {
+		flags |= FAULT_FLAG_WRITE;
+		wanted |= VM_WRITE;
+	}
+	if (!vma || (vma->vm_flags & (wanted | VM_IO | VM_PFNMAP)) != wanted)
+		return false;
+	if (!mnh_is_at_hand(vma, address, write))
+		return false;
+	return !(handle_mm_fault(vma, address, flags, NULL) & (VM_FAULT_ERROR | VM_FAULT_RETRY));
+}
+EXPORT_SYMBOL_GPL(mnh_fault_in_nowait);
 
 int mnh_check_stable_address_space(struct mm_struct *mm)
 {

@@ -30,6 +30,7 @@ void mnh_mmap_write_unlock(struct mm_struct *mm);
 int mnh_vma_start_write_range(struct mm_struct *mm, unsigned long start, unsigned long end);
 bool mnh_has_no_secret(struct mm_struct *mm, unsigned long start, unsigned long end);
 bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *end);
+bool mnh_fault_in_nowait(struct mm_struct *mm, unsigned long address, bool write);
 int mnh_check_stable_address_space(struct mm_struct *mm);
 bool mnh_fatal_signal_pending(void);
 void mnh_fs_reclaim_acquire(void);

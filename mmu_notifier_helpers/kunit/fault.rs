@@ -10,13 +10,14 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         check::{Failure, Outcome},
-        ffi_mm::{map, map_over, new_mm, touch, unmap, write, Protection},
+        ffi_mm::{map, map_over, new_mm, touch, unmap, write, Protection, SharedFile},
         ffi_recorder::{fault, request, watch, watch_with, Recorder, Seen},
     };
     use kernel::{page::PAGE_SIZE, prelude::*, time::Delta};
     use mmu_notifier_helpers::{
         fault::{Access, Buffer, Request},
         mirror::Subscription,
+        mmap::MmapWriteKillable,
         pages::{Memory, View},
         range::{Event, PageRange},
     };
@@ -101,6 +102,51 @@ mod tests {
         check!(notifier.look(&mm, range, None, &mut buffer)?.eq(views));
         // The shadow has nothing of it.
         check_eq!(notifier.lock().publications(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_can_be_faulted_in_with_the_lock_held_for_writing() -> Outcome {
+        let mm = new_mm()?;
+        let memory = map(&mm, 2, Protection::ReadWrite)?;
+        let read_only = map(&mm, 1, Protection::Read)?;
+        let nothing = map(&mm, 1, Protection::Nothing)?;
+        let hole = map(&mm, 1, Protection::ReadWrite)?;
+        unmap(&mm, &hole)?;
+        let mmap = MmapWriteKillable::lock(&mm)?;
+        mmap.exclude_vma_readers(&memory)?;
+        for (addr, write, done) in [
+            (memory.start(), false, true),
+            (memory.start() + PAGE_SIZE, true, true),
+            (read_only.start(), false, true),
+            (read_only.start(), true, false),
+            (nothing.start(), false, false),
+            (hole.start(), false, false),
+        ] {
+            check_eq!(mmap.fault_in(addr, write), done);
+        }
+        drop(mmap);
+
+        // The page of a file is there, or has to be made by the file system.
+        let file = SharedFile::new(2)?;
+        let mapped = file.map(&mm)?;
+        write(&mm, mapped.start(), 1)?;
+        file.unmap(0, mapped.len());
+        let mmap = MmapWriteKillable::lock(&mm)?;
+        mmap.exclude_vma_readers(&mapped)?;
+        for (page, done) in [true, false].into_iter().enumerate() {
+            for write in [false, true] {
+                let addr = mapped.start() + page * PAGE_SIZE;
+                check_eq!(mmap.fault_in(addr, write), done);
+            }
+        }
+        drop(mmap);
+
+        let notifier = watch::<0>(&mm, memory)?;
+        let mut buffer = Buffer::new(2, GFP_KERNEL)?;
+        let seen = notifier.look(&mm, memory, None, &mut buffer)?;
+        let writable = |view| matches!(view, View::Mapped { writable: true, .. });
+        check!(seen.map(writable).eq([false, true]));
         Ok(())
     }
 

@@ -27,6 +27,7 @@ mod tests {
     use mmu_notifier_helpers::{
         fault::{Access, Request},
         mirror::Subscription,
+        mmap::{has_no_secret, MmapLocked, MmapReadKillable},
         notifier::Attachment,
         range::{Event, PageRange},
     };
@@ -197,6 +198,13 @@ mod tests {
         fill(&puppet, &range)?;
 
         let mm = puppet.mm()?;
+        let mmap = MmapReadKillable::lock(&mm)?;
+        check!(mmap.secrets(&range).eq(core::iter::once(1..3)));
+        check!(mmap.secrets(&PageRange::ALL).count() == 1);
+        drop(mmap);
+        check!(!has_no_secret(&mm, &range));
+        check!(!has_no_secret(&mm, &secret));
+
         let notifier = watch::<0>(&mm, range)?;
         for access in [Access::Read, Access::Write] {
             for make in [Request::new, Request::droppable] {

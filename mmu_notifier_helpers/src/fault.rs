@@ -18,12 +18,12 @@ use crate::{
         sealed::{Passive, Record},
         Mirror, Subscription,
     },
-    mmap::{MmapReadKillable, MmapWriteKillable},
+    mmap::{has_no_secret, MmapLocked, MmapReadKillable, MmapWriteKillable},
     pages::{self, View, ERROR, FLAGS, HUGE_ORDER, HUGE_PAGES, VALID, WRITE},
     range::{Owner, PageRange},
     retry::{self, Attempt, Patience},
     trace,
-    wait::{fatal_signal_pending, Deadline},
+    wait::{fatal_signal_pending, Clock},
 };
 use kernel::{
     alloc::Flags, error::to_result, mm::MmWithUser, page::PAGE_SHIFT, prelude::*, time::Delta,
@@ -54,6 +54,11 @@ impl Access {
             Self::Read => VALID,
             Self::Write => VALID | WRITE,
         }
+    }
+
+    /// Whether a page with the result `pfn` can be accessed so.
+    const fn satisfied_by(self, pfn: usize) -> bool {
+        pfn & self.flags() == self.flags()
     }
 }
 
@@ -163,10 +168,8 @@ impl<'a> Request<'a> {
 
     /// Whether every page of `pfns`, results for this request, can be accessed as is wanted.
     fn satisfied_by(&self, pfns: &[usize]) -> bool {
-        pfns.iter().enumerate().all(|(i, pfn)| {
-            let wanted = self.access(i).flags();
-            pfn & wanted == wanted
-        })
+        let mut pages = pfns.iter().enumerate();
+        pages.all(|(page, &pfn)| self.access(page).satisfied_by(pfn))
     }
 }
 
@@ -260,21 +263,6 @@ pub(crate) fn run<'a, N: Subscription>(
     result
 }
 
-/// When to stop being optimistic, and when to stop.
-struct Clock {
-    early: Deadline,
-    late: Deadline,
-}
-
-impl Clock {
-    fn start(timeout: Delta) -> Self {
-        Self {
-            early: Deadline::after(Delta::from_nanos(timeout.as_nanos() / 2)),
-            late: Deadline::after(timeout),
-        }
-    }
-}
-
 struct Fault<'a, 'b, 'r, N: Subscription> {
     subscription: &'a N,
     mm: &'b MmWithUser,
@@ -296,7 +284,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
         self.subscription.read(
             request.range,
             request.locking(),
-            &clock.early,
+            clock.early(),
             self.pfns,
             self.reserve.as_deref_mut(),
             |record, pfns| fault_in(record, mm, request, pfns),
@@ -304,7 +292,7 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
     }
 
     fn exclusive(&mut self) -> Result<Option<Self::Published>> {
-        let (mm, request, clock) = (self.mm, self.request, &self.clock);
+        let (mm, request) = (self.mm, self.request);
         self.excluded = true;
         trace::slow_path(mm, &request.range);
         self.subscription.mirror().excluding(&request.range);
@@ -318,18 +306,11 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
 
         let mmap = MmapWriteKillable::lock(mm)?;
         mmap.exclude_vma_readers(&request.range)?;
-        let published = self.subscription.read(
-            request.range,
-            Locking::Held,
-            &clock.late,
-            self.pfns,
-            self.reserve.as_deref_mut(),
-            |record, pfns| {
-                // SAFETY: The mmap lock is held, for writing.
-                let whole = unsafe { look(record, mm, request, pfns) }?;
-                Ok(whole && request.satisfied_by(pfns))
-            },
-        )?;
+        let mut published = self.look(&mmap)?;
+        // Who zaps in a loop has had the time to do so again, and always will.
+        if published.is_none() && self.fault_in_nowait(&mmap) {
+            published = self.look(&mmap)?;
+        }
         drop(mmap);
         Ok(published)
     }
@@ -348,13 +329,36 @@ impl<'a, N: Subscription> Attempt for Fault<'a, '_, '_, N> {
     }
 
     fn patience(&self) -> Patience {
-        if self.clock.late.passed() {
-            Patience::Over
-        } else if self.clock.early.passed() {
-            Patience::Wearing
-        } else {
-            Patience::Fresh
-        }
+        self.clock.patience()
+    }
+}
+
+impl<'a, N: Subscription> Fault<'a, '_, '_, N> {
+    /// Publishes what is there, if it is what is wanted and nobody interferes.
+    fn look(&mut self, mmap: &MmapWriteKillable<'_>) -> Result<Option<N::Guard<'a>>> {
+        let request = self.request;
+        self.subscription.read(
+            request.range,
+            Locking::Held,
+            self.clock.late(),
+            self.pfns,
+            self.reserve.as_deref_mut(),
+            |record, pfns| {
+                let whole = look(record, mmap, request, pfns)?;
+                Ok(whole && request.satisfied_by(pfns))
+            },
+        )
+    }
+
+    /// Faults in what is wanted and was not there at the last look. Returns whether it did.
+    fn fault_in_nowait(&self, mmap: &MmapWriteKillable<'_>) -> bool {
+        let first = self.request.range.start();
+        self.pfns.iter().enumerate().all(|(page, &pfn)| {
+            let access = self.request.access(page);
+            access.satisfied_by(pfn)
+                || !fatal_signal_pending()
+                    && mmap.fault_in(first + (page << PAGE_SHIFT), access == Access::Write)
+        })
     }
 }
 
@@ -399,13 +403,12 @@ fn read(
     }
     let result = match request.locking() {
         Locking::Held => {
-            let _mmap = MmapReadKillable::lock(mm)?;
+            let mmap = MmapReadKillable::lock(mm)?;
             // SAFETY: The mmap lock of the record's mm is held, `mm` keeps its users above zero,
             // and `hmm_pfns` has room for each page of the range.
             let result = unsafe { bindings::hmm_range_fault(&mut hmm) };
             if result == 0 {
-                // SAFETY: The mmap lock is held.
-                unsafe { hide_secrets(mm, request, pfns) }?;
+                hide_secrets(&mmap, request, pfns)?;
             }
             result
         }
@@ -419,9 +422,7 @@ fn read(
             // collision. The mmap lock is waited for a second time only where it must be: who
             // collapses huge pages keeps it for long.
             if result == 0 && !has_no_secret(mm, &request.range) {
-                let _mmap = MmapReadKillable::lock(mm)?;
-                // SAFETY: The mmap lock is held.
-                unsafe { hide_secrets(mm, request, pfns) }?;
+                hide_secrets(&MmapReadKillable::lock(mm)?, request, pfns)?;
             }
             result
         }
@@ -431,61 +432,38 @@ fn read(
     Ok(whole)
 }
 
-/// Whether there is no secret memory in `range`, as far as can be told without the mmap lock.
-fn has_no_secret(mm: &MmWithUser, range: &PageRange) -> bool {
-    // SAFETY: `mm` is valid; the function locks what it looks at, and waits for nobody.
-    unsafe { bindings::mnh_has_no_secret(mm.as_raw(), range.start(), range.end()) }
-}
-
-/// Makes errors of the entries of secret memory, which hmm hands out as any other: nobody but its
-/// processes may see what is in it, and the kernel has no mapping of it.
+/// Makes errors of the entries of secret memory.
 ///
 /// # Errors
 ///
 /// `EFAULT`: a page of it is wanted.
-///
-/// # Safety
-///
-/// The mmap lock must be held.
-///
-/// C: `memfd_secret()`, `vma_is_secretmem()`.
-unsafe fn hide_secrets(mm: &MmWithUser, request: &Request<'_>, pfns: &mut [usize]) -> Result {
-    let range = &request.range;
-    let (mut start, mut end) = (range.start(), range.end());
-    // SAFETY: By the caller's promise.
-    while unsafe { bindings::mnh_find_secret(mm.as_raw(), &mut start, &mut end) } {
-        let first = (start - range.start()) >> PAGE_SHIFT;
-        let secret = (end - start) >> PAGE_SHIFT;
-        for (page, pfn) in pfns.iter_mut().enumerate().skip(first).take(secret) {
+fn hide_secrets(mmap: &impl MmapLocked, request: &Request<'_>, pfns: &mut [usize]) -> Result {
+    for secret in mmap.secrets(&request.range) {
+        for page in secret {
             if request.access(page) != Access::Look {
                 return Err(EFAULT);
             }
-            *pfn = ERROR;
+            *pfns.get_mut(page).ok_or(EINVAL)? = ERROR;
         }
-        (start, end) = (end, range.end());
     }
     Ok(())
 }
 
-/// Fills `pfns` with what is there. Returns whether it did: not if hmm saw a collision.
-///
-/// # Safety
-///
-/// The mmap lock must be held.
-unsafe fn look(
+/// Fills `pfns`, of which there are as many as pages are asked for, with what is there. Returns
+/// whether it did: not if hmm saw a collision.
+fn look(
     record: &Record,
-    mm: &MmWithUser,
+    mmap: &impl MmapLocked,
     request: &Request<'_>,
     pfns: &mut [usize],
 ) -> Result<bool> {
     let mut hmm = range_for(record, request, request.owner, pfns);
-    // SAFETY: The caller holds the mmap lock of the record's mm, which has users, and `hmm_pfns`
-    // has room for each page of the range.
+    // SAFETY: The mmap lock of the record's mm, which has users, is held, and `hmm_pfns` has room
+    // for each page of the range.
     let whole = undisturbed(unsafe { bindings::hmm_range_fault(&mut hmm) })?;
     straighten(&request.range, request.owner, pfns);
     if whole {
-        // SAFETY: By the caller's promise.
-        unsafe { hide_secrets(mm, request, pfns) }?;
+        hide_secrets(mmap, request, pfns)?;
     }
     Ok(whole)
 }

@@ -41,7 +41,7 @@ use crate::{
     bindings::{self, migrate_vma},
     fault::{Buffer, DEFAULT_TIMEOUT},
     mirror::{Mirror, Subscription},
-    mmap::MmapReadKillable,
+    mmap::{MmapLocked, MmapReadKillable},
     notifier::{Attachment, PerMmMirror},
     pages::{self, HUGE_ORDER, HUGE_PAGES},
     range::{Owner, PageRange},
@@ -661,7 +661,7 @@ impl MmapReadKillable<'_> {
     /// The VMA at the address `addr`.
     fn vma(&self, addr: usize) -> Option<&VmaRef> {
         // SAFETY: The lock is held, by the type invariant.
-        let vma = unsafe { kernel::bindings::vma_lookup(self.mm.as_raw(), addr) };
+        let vma = unsafe { kernel::bindings::vma_lookup(self.mm().as_raw(), addr) };
         // SAFETY: It is valid for as long as the lock is held, and so borrowed; and `mm` has users.
         (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
     }

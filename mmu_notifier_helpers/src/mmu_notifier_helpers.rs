@@ -56,7 +56,7 @@
 //! - [`interval`]: a subscription to a range (`mmu_interval_notifier_*`).
 //! - [`fault`]: reading page-table entries (`hmm_range_fault()` and its variant without the mmap
 //!   lock); [`pages`] is what comes of it.
-//! - `mmap`: the mmap lock, killable.
+//! - [`mmap`]: the mmap lock, killable, and what is done under it.
 //! - [`device_memory`]: memory of a device that processes can have pages in (`memremap_pages()`);
 //!   [`migrate`] moves pages there and back (`migrate_vma_*`); [`exclusive`] takes pages for the
 //!   device alone (`make_device_exclusive()`).
@@ -114,7 +114,7 @@ pub mod migrate;
 #[cfg(CONFIG_RUST)]
 pub mod mirror;
 #[cfg(CONFIG_RUST)]
-mod mmap;
+pub mod mmap;
 #[cfg(CONFIG_RUST)]
 pub mod notifier;
 #[cfg(CONFIG_RUST)]

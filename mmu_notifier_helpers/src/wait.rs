@@ -8,11 +8,11 @@
 #[cfg(not(CONFIG_RUST))]
 pub use host::{Deadline, WaitQueue};
 #[cfg(CONFIG_RUST)]
-pub use in_kernel::{fatal_signal_pending, Deadline, WaitQueue};
+pub use in_kernel::{fatal_signal_pending, Clock, Deadline, WaitQueue};
 
 #[cfg(CONFIG_RUST)]
 mod in_kernel {
-    use crate::bindings as extra;
+    use crate::{bindings as extra, retry::Patience};
     use core::marker::PhantomPinned;
     use kernel::{
         bindings,
@@ -51,6 +51,43 @@ mod in_kernel {
         /// How long until then. Negative when it has passed.
         pub(crate) fn left(&self) -> Delta {
             self.0 - Instant::now()
+        }
+    }
+
+    /// How long a fault puts up with collisions: what [`Patience`] is measured by.
+    pub struct Clock {
+        early: Deadline,
+        late: Deadline,
+    }
+
+    impl Clock {
+        /// One that starts now, and gives `timeout`.
+        pub fn start(timeout: Delta) -> Self {
+            Self {
+                early: Deadline::after(Delta::from_nanos(timeout.as_nanos() / 2)),
+                late: Deadline::after(timeout),
+            }
+        }
+
+        /// When to stop being optimistic.
+        pub fn early(&self) -> &Deadline {
+            &self.early
+        }
+
+        /// When to stop.
+        pub fn late(&self) -> &Deadline {
+            &self.late
+        }
+
+        /// What is left.
+        pub fn patience(&self) -> Patience {
+            if self.late.passed() {
+                Patience::Over
+            } else if self.early.passed() {
+                Patience::Wearing
+            } else {
+                Patience::Fresh
+            }
         }
     }
 

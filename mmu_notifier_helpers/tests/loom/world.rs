@@ -36,12 +36,19 @@ pub(crate) const STALE: &str = "a stale entry is visible";
 /// Set in the version of a page-table entry that the CPU cannot use, because the page is being
 /// moved.
 pub(crate) const MOVING: usize = 1 << 31;
+/// Set in the version of a page-table entry that has been zapped: there is no page.
+const ZAPPED: usize = 1 << 30;
 /// What a move adds to the version: the entry names another place, and no change of it does that.
 pub(crate) const PLACE: usize = 1 << 16;
 
 /// The version after a change that is no move. Whoever moves the page finds that it is gone.
 pub(crate) fn changed(version: usize) -> usize {
     (version & !MOVING) + 1
+}
+
+/// Whether an entry with this version maps a page that can be read.
+fn is_present(version: usize) -> bool {
+    version & (MOVING | ZAPPED) == 0
 }
 
 /// The pages from `first` to before `end`.
@@ -176,6 +183,23 @@ impl<const N: usize> World<N> {
         self.end(range);
     }
 
+    /// Takes pages away, to be faulted in again.
+    pub(crate) fn zap(&self, range: &PageRange) {
+        self.start(range);
+        self.change(range);
+        for page in of(range) {
+            self.versions[page].fetch_or(ZAPPED, AcqRel);
+        }
+        self.end(range);
+    }
+
+    /// Faults in pages that are zapped, which invalidates nothing.
+    pub(crate) fn fault_in(&self, range: &PageRange) {
+        for page in of(range) {
+            self.versions[page].fetch_and(!ZAPPED, AcqRel);
+        }
+    }
+
     /// The address space goes away.
     pub(crate) fn release(&self) {
         self.lock.release(|shadow| shadow.entries = [None; PAGES]);
@@ -232,8 +256,7 @@ impl<const N: usize> World<N> {
                 reading,
                 plan: of(range)
                     .map(|page| (page, self.entry(page, self.version(page))))
-                    // There is nothing to read of what is being moved.
-                    .filter(|(_, entry)| entry.version & MOVING == 0)
+                    .filter(|(_, entry)| is_present(entry.version))
                     .collect(),
             }
         }));
@@ -280,6 +303,11 @@ pub(crate) struct InHand<'r, 'a, const N: usize> {
 }
 
 impl<const N: usize> InHand<'_, '_, N> {
+    /// How many pages were there to be read.
+    pub(crate) fn pages(&self) -> usize {
+        self.plan.len()
+    }
+
     /// Whether it could be published.
     pub(crate) fn publish(self) -> bool {
         self.reading.publish(self.plan).is_ok()
