@@ -16,19 +16,14 @@ use crate::{
 };
 use core::cell::Cell;
 use kernel::{
-    bindings,
-    error::to_result,
-    mm::MmWithUser,
-    page::PAGE_SHIFT,
-    prelude::*,
-    time::Delta,
-    types::{NotThreadSafe, Opaque},
+    bindings, error::to_result, mm::MmWithUser, page::PAGE_SIZE, prelude::*, types::Opaque,
 };
 use mmu_notifier_helpers::{
     fault::DEFAULT_TIMEOUT,
+    mmap::{has_no_secret, MmapLocked, MmapReadKillable, MmapWriteKillable},
     range::PageRange,
     retry::Patience,
-    wait::{fatal_signal_pending, Deadline},
+    wait::{fatal_signal_pending, Clock},
 };
 
 /// One fault of a region.
@@ -37,12 +32,6 @@ pub(crate) struct Source<'a> {
     region: &'a Region,
     mm: &'a MmWithUser,
     clock: Cell<Option<Clock>>,
-}
-
-/// When to stop being optimistic, and when to stop.
-struct Clock {
-    early: Deadline,
-    late: Deadline,
 }
 
 impl<'a> Source<'a> {
@@ -97,32 +86,63 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Makes errors of the entries of secret memory, which hmm hands out as any other: nobody but
-    /// its processes may see what is in it, and the kernel has no mapping of it.
+    /// Fills `read` with what is there, and returns the sequence to compare with.
     ///
     /// # Errors
     ///
-    /// `EFAULT`: a page of it is wanted.
-    ///
-    /// # Safety
-    ///
-    /// The mmap lock must be held.
-    unsafe fn hide_secrets(&self, pages: &PageRange, access: Access, read: &mut [Entry]) -> Result {
-        let (mut start, mut end) = (pages.start(), pages.end());
-        // SAFETY: By the caller's promise.
-        while unsafe { extra::mnh_find_secret(self.mm.as_raw(), &mut start, &mut end) } {
-            if access != Access::Look {
-                return Err(EFAULT);
-            }
-            let first = (start - pages.start()) >> PAGE_SHIFT;
-            let secret = (end - start) >> PAGE_SHIFT;
-            for entry in read.iter_mut().skip(first).take(secret) {
-                *entry = Entry::from_raw(ERROR);
-            }
-            (start, end) = (end, pages.end());
-        }
-        Ok(())
+    /// `EFAULT`: `access` wants a page of secret memory.
+    fn look(
+        &self,
+        mmap: &MmapWriteKillable<'_>,
+        pages: &PageRange,
+        access: Access,
+        read: &mut [Entry],
+    ) -> Result<usize> {
+        let began = self.begin();
+        let passive = self.passive();
+        let mut hmm = Self::request(&passive, pages, Access::Look, read);
+        // SAFETY: The mmap lock is held, `mm` keeps its users above zero, there is room for an
+        // entry for each page, and the record lives on.
+        to_result(unsafe { extra::hmm_range_fault(&mut hmm) })?;
+        hide_secrets(mmap, pages, access, read)?;
+        Ok(began)
     }
+}
+
+/// Makes errors of the entries of secret memory.
+///
+/// # Errors
+///
+/// `EFAULT`: a page of it is wanted.
+fn hide_secrets(
+    mmap: &impl MmapLocked,
+    pages: &PageRange,
+    access: Access,
+    read: &mut [Entry],
+) -> Result {
+    for secret in mmap.secrets(pages) {
+        if access != Access::Look {
+            return Err(EFAULT);
+        }
+        let entries = read.get_mut(secret).ok_or(EINVAL)?;
+        entries.fill(Entry::from_raw(ERROR));
+    }
+    Ok(())
+}
+
+/// Faults in what `access` wants and `read`, a look at `pages`, did not find. Returns whether it
+/// did.
+fn fault_in_nowait(
+    mmap: &MmapWriteKillable<'_>,
+    pages: &PageRange,
+    access: Access,
+    read: &[Entry],
+) -> bool {
+    let addresses = (pages.start()..pages.end()).step_by(PAGE_SIZE);
+    addresses.zip(read).all(|(address, &entry)| {
+        access.satisfied_by(entry)
+            || !fatal_signal_pending() && mmap.fault_in(address, access == Access::Write)
+    })
 }
 
 /// A sequence that the core's, which are 2 and more, never has.
@@ -155,17 +175,11 @@ impl Backing for Source<'_> {
         // SAFETY: `mm` keeps its users above zero and has a subscription; there is room for an
         // entry for each page; and the record lives on.
         to_result(unsafe { extra::hmm_range_fault_unlocked_timeout(&mut hmm, 0) })?;
-        if !cfg!(CONFIG_SECRETMEM) {
-            return Ok(());
-        }
         // Later is as good: what was mapped here before has been unmapped, which is a collision.
-        // SAFETY: `mm` keeps its users above zero.
-        if unsafe { extra::mnh_has_no_secret(self.mm.as_raw(), pages.start(), pages.end()) } {
+        if has_no_secret(self.mm, pages) {
             return Ok(());
         }
-        let _mmap = MmapRead::lock(self.mm)?;
-        // SAFETY: The mmap lock is held.
-        unsafe { self.hide_secrets(pages, access, read) }
+        hide_secrets(&MmapReadKillable::lock(self.mm)?, pages, access, read)
     }
 
     fn read_excluding<R>(
@@ -181,18 +195,15 @@ impl Backing for Source<'_> {
         } else if read.len() < pages.pages() {
             return Err(EINVAL);
         }
-        let mmap = MmapWrite::lock(self.mm)?;
-        // SAFETY: The mmap lock is held for writing.
-        to_result(unsafe {
-            extra::mnh_vma_start_write_range(self.mm.as_raw(), pages.start(), pages.end())
-        })?;
-        let began = self.begin();
-        let passive = self.passive();
-        let mut hmm = Self::request(&passive, pages, Access::Look, read);
-        // SAFETY: The mmap lock is held, and the rest is as for `read`.
-        to_result(unsafe { extra::hmm_range_fault(&mut hmm) })?;
-        // SAFETY: The mmap lock is held.
-        unsafe { self.hide_secrets(pages, access, read) }?;
+        let mmap = MmapWriteKillable::lock(self.mm)?;
+        mmap.exclude_vma_readers(pages)?;
+        let mut began = self.look(&mmap, pages, access, read)?;
+        // Who zaps in a loop has had the time to do so again, and always will.
+        if !read.iter().all(|&entry| access.satisfied_by(entry))
+            && fault_in_nowait(&mmap, pages, access, read)
+        {
+            began = self.look(&mmap, pages, access, read)?;
+        }
         let done = then(began, read);
         drop(mmap);
         done
@@ -204,21 +215,14 @@ impl Backing for Source<'_> {
 
     fn collided(&self, nth: u32) -> Result {
         if nth == 1 {
-            self.clock.set(Some(Clock {
-                early: Deadline::after(Delta::from_nanos(DEFAULT_TIMEOUT.as_nanos() / 2)),
-                late: Deadline::after(DEFAULT_TIMEOUT),
-            }));
+            self.clock.set(Some(Clock::start(DEFAULT_TIMEOUT)));
         }
         self.go_on()
     }
 
     fn patience(&self) -> Patience {
         let clock = self.clock.take();
-        let patience = match &clock {
-            Some(clock) if clock.late.passed() => Patience::Over,
-            Some(clock) if clock.early.passed() => Patience::Wearing,
-            _ => Patience::Fresh,
-        };
+        let patience = clock.as_ref().map_or(Patience::Fresh, Clock::patience);
         self.clock.set(clock);
         patience
     }
@@ -233,57 +237,5 @@ impl Backing for Source<'_> {
     fn too_small(&self, order: u32) {
         // SAFETY: The region has a device.
         unsafe { extra::odp_say_order(self.umem.raw(), order) };
-    }
-}
-
-/// The mmap lock of an address space that has not been given up, held for reading.
-///
-/// # Invariants
-///
-/// Owns the lock.
-struct MmapRead<'a>(&'a MmWithUser, NotThreadSafe);
-
-impl<'a> MmapRead<'a> {
-    fn lock(mm: &'a MmWithUser) -> Result<Self> {
-        // SAFETY: The reference keeps the mm.
-        to_result(unsafe { extra::mnh_mmap_read_lock_killable(mm.as_raw()) })?;
-        // INVARIANT: The lock was just taken.
-        Ok(Self(mm, NotThreadSafe))
-    }
-}
-
-impl Drop for MmapRead<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The lock is held, by the type invariant.
-        unsafe { bindings::mmap_read_unlock(self.0.as_raw()) };
-    }
-}
-
-/// The same, held for writing.
-///
-/// # Invariants
-///
-/// Owns the lock.
-struct MmapWrite<'a>(&'a MmWithUser, NotThreadSafe);
-
-impl<'a> MmapWrite<'a> {
-    /// Takes it, and looks whether the OOM reaper has emptied the address space: `EFAULT` then.
-    fn lock(mm: &'a MmWithUser) -> Result<Self> {
-        // SAFETY: The reference keeps the mm.
-        to_result(unsafe { extra::mnh_mmap_write_lock_killable(mm.as_raw()) })?;
-        // INVARIANT: The lock was just taken.
-        let guard = Self(mm, NotThreadSafe);
-        // SAFETY: The reference keeps the mm.
-        match unsafe { extra::mnh_check_stable_address_space(mm.as_raw()) } {
-            0 => Ok(guard),
-            _ => Err(EFAULT),
-        }
-    }
-}
-
-impl Drop for MmapWrite<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The lock is held, by the type invariant.
-        unsafe { extra::mnh_mmap_write_unlock(self.0.as_raw()) };
     }
 }

@@ -40,7 +40,7 @@ pub enum Access {
 
 impl Access {
     /// Whether it may use the page of `entry`.
-    const fn satisfied_by(self, entry: Entry) -> bool {
+    pub const fn satisfied_by(self, entry: Entry) -> bool {
         match self {
             Self::Look => true,
             Self::Read => entry.is_valid(),
@@ -89,7 +89,8 @@ pub trait Backing {
     fn read(&self, pages: &PageRange, access: Access, read: &mut [Entry]) -> Result;
 
     /// The same, holding off who can be held off, from the moment that the sequence is taken until
-    /// `then` has returned, which gets both.
+    /// `then` has returned, which gets both. What is zapped before they are held off is faulted in
+    /// again, unless that has to wait.
     ///
     /// # Errors
     ///
@@ -269,7 +270,7 @@ impl<'a, B: Backing> Attempt for Fault<'a, '_, B> {
     fn exclusive(&mut self) -> Result<Option<Self::Published>> {
         let (backing, batch, access) = (self.backing, &self.batch, self.access);
         backing.read_excluding(&self.range, access, self.read, |began, read| {
-            // What was faulted in may be gone before others were held off.
+            // What was faulted in may be gone, and come back only by waiting for others.
             if !read.iter().all(|&entry| access.satisfied_by(entry)) {
                 return Ok(None);
             }
