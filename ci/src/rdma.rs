@@ -42,12 +42,15 @@ const RXE_SYMBOL: &str = "rxe_odp_init";
 /// The module that ours are linked against, and its file in a tree.
 const HELPERS: &str = "mmu_notifier_helpers";
 const HELPERS_FILE: &str = "rust/mmu_notifier_helpers/mmu_notifier_helpers.ko";
+/// The file of the KUnit suite of the paging in a tree, beside that of the module with it.
+const KUNIT_FILE: &str = "drivers/infiniband/core/ib_odp_kunit.ko";
 /// The file of our GPU mirror in a tree.
 const MIRROR_FILE: &str = "drivers/gpu/gpu_mirror_rs/gpu_mirror_rs.ko";
 /// What selects our files in a tree with the crates.
 const OPTIONS: &str = "CONFIG_MMU_NOTIFIER_HELPERS=m
 CONFIG_GPU_MIRROR_RS=m
 CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+CONFIG_INFINIBAND_ODP_KUNIT_TEST=m
 CONFIG_RDMA_RXE_ODP_RUST=y
 ";
 
@@ -100,6 +103,7 @@ pub(crate) fn ours(
     drop(installed);
     let mut modules = existing(&tree, &[HELPERS_FILE])?;
     modules.extend(existing(&tree, MODULES)?);
+    existing(&tree, &[KUNIT_FILE])?;
     let rdma = Rdma {
         modules,
         is_ours: true,
@@ -158,6 +162,17 @@ impl Rdma {
             .iter()
             .rev()
             .try_for_each(|path| guest::unload(path))
+    }
+
+    /// The file of the KUnit suite of the paging, which is built with our set, and for both.
+    pub(crate) fn kunit(&self) -> PathBuf {
+        let suite = Path::new(KUNIT_FILE).file_name().unwrap_or_default();
+        let core = self
+            .modules
+            .iter()
+            .find(|path| path.file_stem() == Some(CORE.as_ref()));
+        core.map(|core| core.with_file_name(suite))
+            .unwrap_or_default()
     }
 
     /// Proves which set it is: of the crates' modules one is linked against the helpers, and the other

@@ -117,13 +117,13 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 /// Runs a program on our modules and on C's in one boot. Ours are judged, C's are put beside. What
 /// `command` gives is for the set that it is called with.
 ///
-/// Returns our set, and how many programs printed results on it.
+/// Returns our set, and what was printed on it.
 pub(super) fn in_turn(
     context: &mut Context<'_>,
     kernel: &Kernel,
     machine: &Machine,
     command: impl Fn(Which, &Rdma) -> Vec<OsString>,
-) -> Result<(Rdma, usize)> {
+) -> Result<(Rdma, Vec<ktap::Stream>)> {
     let turn = |which: Which, rdma: &Rdma| Turn {
         driver: None,
         rdma: Some(rdma.clone()),
@@ -139,7 +139,7 @@ pub(super) fn in_turn(
     let (rust, c) = split(boots, &String::from_utf8_lossy(&log));
     context.judge("", &rust);
     context.beside("", &c);
-    Ok((ours, rust.streams.len()))
+    Ok((ours, rust.streams))
 }
 
 /// The program, after a line that says whose turn it is.
