@@ -44,6 +44,8 @@
 /* How long a transfer may take, in seconds, however slow the machine is. */
 #define PATIENCE	60
 #define DEPTH		256
+/* A quarter of a second, and more than an answer takes; see struct link. */
+#define TIMEOUT_OF_ACK	16
 
 #define ODP		IBV_ACCESS_ON_DEMAND
 #define ALL_ACCESS	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | \
@@ -256,6 +258,8 @@ struct link {
 
 	union ibv_gid gid;
 	int gid_index;
+	/* How long to wait for an answer before asking again: 4.096 us, so often doubled. */
+	__u8 timeout;
 	/* What queue pairs can do besides, if anything: of enum ibv_qp_create_send_ops_flags. */
 	__u64 send_ops;
 	/* Of the last transfer that went wrong. */
@@ -363,7 +367,7 @@ static inline void connect_qp(struct link *link, struct ibv_qp *qp, const struct
 		die("cannot get ready to receive");
 	attr = (struct ibv_qp_attr) {
 		.qp_state = IBV_QPS_RTS,
-		.timeout = 16,
+		.timeout = link->timeout,
 		.retry_cnt = 7,
 		.rnr_retry = 7,
 		.sq_psn = 0xfffff0,
@@ -398,6 +402,7 @@ static inline bool link_open_device(struct link *link)
 	int i;
 
 	memset(link, 0, sizeof(*link));
+	link->timeout = TIMEOUT_OF_ACK;
 	for (i = 0; devices && devices[i]; i++) {
 		link->context = ibv_open_device(devices[i]);
 		if (!link->context)

@@ -159,6 +159,8 @@ FIXTURE_VARIANT(storm)
 	/* The contents may be thrown away: zeroes are right, too. */
 	bool forgets;
 	bool on_file;
+	/* If not the usual one. */
+	__u8 timeout;
 	const char *needs;
 };
 
@@ -209,6 +211,14 @@ FIXTURE_VARIANT_ADD(storm, dontneed_file)
 	.on_file = true,
 };
 
+/* 34 ms: faults take longer at times, and what is on its way is sent again. */
+FIXTURE_VARIANT_ADD(storm, impatient)
+{
+	.change = free_pages,
+	.on_file = true,
+	.timeout = 13,
+};
+
 FIXTURE_VARIANT_ADD(storm, compaction)
 {
 	.change = compact,
@@ -248,6 +258,10 @@ FIXTURE_SETUP(storm)
 		SKIP(return, "there is no %s", variant->needs);
 	if (variant->change == page_out && (sysinfo(&info) || !info.totalswap))
 		SKIP(return, "there is no swap");
+	if (variant->timeout) {
+		self->link.timeout = variant->timeout;
+		link_renew(&self->link);
+	}
 	s->link = &self->link;
 	s->region = (struct region) {
 		.mem = map_kind(variant->change == collapse ? THP : ANON, HUGE_PAGE),
