@@ -9,39 +9,42 @@
 #include "rxe.h"
 #include "rxe_shims.h"
 
-void rxe_rs_read_page(unsigned long hmm_pfn, size_t offset, void *to, size_t len)
+/*
+ * The pages of an entry are neighbours in the kernel's mapping, since the
+ * driver depends on INFINIBAND_VIRT_DMA, and that on there being no highmem.
+ */
+static void *rxe_rs_address(unsigned long hmm_pfn, size_t offset)
 {
-	memcpy_from_page(to, hmm_pfn_to_page(hmm_pfn), offset, len);
+	return page_address(hmm_pfn_to_page(hmm_pfn)) + offset;
+}
+
+void rxe_rs_read_page(void *to, unsigned long hmm_pfn, size_t len, size_t offset)
+{
+	memcpy(to, rxe_rs_address(hmm_pfn, offset), len);
 }
 
 /* The core marks what may have been written to dirty when its mapping ends. */
-void rxe_rs_write_page(unsigned long hmm_pfn, size_t offset, const void *from, size_t len)
+void rxe_rs_write_page(unsigned long hmm_pfn, const void *from, size_t len, size_t offset)
 {
-	memcpy_to_page(hmm_pfn_to_page(hmm_pfn), offset, from, len);
+	memcpy(rxe_rs_address(hmm_pfn, offset), from, len);
 }
 
 void rxe_rs_flush_page(unsigned long hmm_pfn, size_t offset, size_t len)
 {
-	void *va = kmap_local_page(hmm_pfn_to_page(hmm_pfn));
-
-	arch_wb_cache_pmem(va + offset, len);
-	kunmap_local(va);
+	arch_wb_cache_pmem(rxe_rs_address(hmm_pfn, offset), len);
 }
 
 u64 *rxe_rs_word_lock(unsigned long hmm_pfn, size_t offset)
 	__acquires(&atomic_ops_lock)
 {
-	void *va = kmap_local_page(hmm_pfn_to_page(hmm_pfn));
-
 	spin_lock_bh(&atomic_ops_lock);
-	return va + offset;
+	return rxe_rs_address(hmm_pfn, offset);
 }
 
-void rxe_rs_word_unlock(u64 *word)
+void rxe_rs_word_unlock(void)
 	__releases(&atomic_ops_lock)
 {
 	spin_unlock_bh(&atomic_ops_lock);
-	kunmap_local(word);
 }
 
 bool rxe_rs_range_blockable(const struct mmu_notifier_range *range)

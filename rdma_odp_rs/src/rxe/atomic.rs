@@ -89,7 +89,7 @@ mod tests {
         ) {
             let window = Window::new(iova, address, 64).unwrap();
             if let Ok(span) = word(&window, iova + at) {
-                prop_assert_eq!(span.pieces(0).unwrap().count(), 1);
+                prop_assert_eq!(span.pages().count(), 1);
             }
         }
     }

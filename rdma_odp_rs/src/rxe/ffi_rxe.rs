@@ -50,6 +50,18 @@ impl Backing<'_> {
         }
     }
 
+    fn read(self, whole: Span, to: &mut [u8]) -> Result {
+        self.each_chunk(whole, |umem, span, at| {
+            transfer::read_all(umem, span, &mut to[at..][..span.length() as usize])
+        })
+    }
+
+    fn write(self, whole: Span, from: &[u8]) -> Result {
+        self.each_chunk(whole, |umem, span, at| {
+            transfer::write_all(umem, span, &from[at..][..span.length() as usize])
+        })
+    }
+
     /// Calls the closure with the parts of a span, none of which reaches into the next chunk, and
     /// where in it they start.
     #[inline(never)]
@@ -93,22 +105,33 @@ impl Mr {
         // SAFETY: By the type invariants it is there; the field does not change.
         let umem = unsafe { (*self.0.get()).umem };
         // SAFETY: By the type invariants it is null or there; the flags do not change.
-        let umem = unsafe { umem.as_ref() }.filter(|umem| umem.is_odp() != 0)?;
+        let is_odp = unsafe { umem.as_ref() }.is_some_and(|umem| umem.is_odp() != 0);
+        // SAFETY: It pages on demand.
+        is_odp.then(|| unsafe { self.backing_of_odp() })
+    }
+
+    /// The same.
+    ///
+    /// # Safety
+    ///
+    /// It pages on demand.
+    #[inline]
+    unsafe fn backing_of_odp(&self) -> Backing<'_> {
+        // SAFETY: By the type invariants it is there; the field does not change.
+        let umem = unsafe { (*self.0.get()).umem };
         // As in to_ib_umem_odp().
-        let odp = core::ptr::from_ref(umem)
+        let odp = umem
             .cast::<u8>()
             .wrapping_sub(offset_of!(c::ib_umem_odp, umem))
             .cast::<c::ib_umem_odp>();
-        // SAFETY: It pages on demand, so it is in one of these.
+        // SAFETY: The caller promises that it pages on demand, so it is in one of these.
         if !unsafe { (*odp).is_implicit_odp } {
             // SAFETY: `init_explicit` has made it. It is released when this is cleaned up.
-            return Some(Backing::Explicit(unsafe { Umem::from_raw(odp) }));
+            return Backing::Explicit(unsafe { Umem::from_raw(odp) });
         }
         // SAFETY: `init_implicit` has made it, and gives the field a reference, which it keeps
         // until this is cleaned up.
-        Some(Backing::Implicit(unsafe {
-            ArcBorrow::from_raw((*odp).private.cast())
-        }))
+        Backing::Implicit(unsafe { ArcBorrow::from_raw((*odp).private.cast()) })
     }
 
     /// What it covers.
@@ -156,32 +179,6 @@ impl Mr {
     ) -> Result {
         let (backing, whole) = self.locate(iova, length, access)?;
         backing.each_chunk(whole, part)
-    }
-
-    #[inline]
-    fn read(&self, iova: u64, to: &mut [u8]) -> Result {
-        let (backing, whole) = self.locate(iova, to.len() as u64, Access::Read)?;
-        if let Backing::Explicit(umem) = backing {
-            if transfer::read_page(umem, whole, to) {
-                return Ok(());
-            }
-        }
-        backing.each_chunk(whole, |umem, span, at| {
-            transfer::read_all(umem, span, &mut to[at..][..span.length() as usize])
-        })
-    }
-
-    #[inline]
-    fn write(&self, iova: u64, from: &[u8]) -> Result {
-        let (backing, whole) = self.locate(iova, from.len() as u64, Access::Write)?;
-        if let Backing::Explicit(umem) = backing {
-            if transfer::write_page(umem, whole, from) {
-                return Ok(());
-            }
-        }
-        backing.each_chunk(whole, |umem, span, at| {
-            transfer::write_all(umem, span, &from[at..][..span.length() as usize])
-        })
     }
 
     fn flush(&self, iova: u64, length: u64) -> Result {
@@ -373,13 +370,67 @@ unsafe extern "C" fn rxe_odp_mr_cleanup(mr: *mut c::rxe_mr) {
     }
 }
 
-/// Copies between a buffer and the region.
+/// Copies between a buffer and the region. Nearly every packet is within one page that is there:
+/// for these each instruction counts, and what is left to do otherwise is done elsewhere.
 ///
 /// # Safety
 ///
-/// The region is in use, and the buffer has as many bytes.
+/// The region is in use and pages on demand, and the buffer has as many bytes.
 #[no_mangle]
 unsafe extern "C" fn rxe_odp_mr_copy(
+    raw: *mut c::rxe_mr,
+    iova: u64,
+    addr: *mut u8,
+    length: c_int,
+    dir: c::rxe_mr_copy_dir,
+) -> c_int {
+    // SAFETY: The caller promises that it is in use.
+    let mr = unsafe { Mr::from_raw(raw) };
+    // SAFETY: The caller promises that it pages on demand.
+    let backing = unsafe { mr.backing_of_odp() };
+    let (Backing::Explicit(umem), Ok(size)) = (backing, usize::try_from(length)) else {
+        // SAFETY: By what the caller promises.
+        return unsafe { copy_any(raw, iova, addr, length, dir) };
+    };
+    match (mr.window(backing).locate(iova, size as u64), dir) {
+        (Some(span), c::rxe_mr_copy_dir_RXE_TO_MR_OBJ) if umem.writable() => {
+            // SAFETY: The caller promises that the buffer has these bytes.
+            let from = unsafe { slice::from_raw_parts(addr, size) };
+            if transfer::write_page(umem, span, from) {
+                return 0;
+            }
+            write_pages(umem, span, from)
+        }
+        (Some(span), c::rxe_mr_copy_dir_RXE_FROM_MR_OBJ) => {
+            // SAFETY: As above, and it is the caller's alone.
+            let to = unsafe { slice::from_raw_parts_mut(addr, size) };
+            if transfer::read_page(umem, span, to) {
+                return 0;
+            }
+            read_pages(umem, span, to)
+        }
+        // SAFETY: By what the caller promises.
+        _ => unsafe { copy_any(raw, iova, addr, length, dir) },
+    }
+}
+
+#[inline(never)]
+fn write_pages(umem: &Umem, span: Span, from: &[u8]) -> c_int {
+    errno(Backing::Explicit(umem).write(span, from))
+}
+
+#[inline(never)]
+fn read_pages(umem: &Umem, span: Span, to: &mut [u8]) -> c_int {
+    errno(Backing::Explicit(umem).read(span, to))
+}
+
+/// Copies between a buffer and any region, or says why not.
+///
+/// # Safety
+///
+/// As for [`rxe_odp_mr_copy`].
+#[inline(never)]
+unsafe fn copy_any(
     mr: *mut c::rxe_mr,
     iova: u64,
     addr: *mut u8,
@@ -397,12 +448,14 @@ unsafe extern "C" fn rxe_odp_mr_copy(
         c::rxe_mr_copy_dir_RXE_TO_MR_OBJ => {
             // SAFETY: The caller promises that the buffer has these bytes.
             let from = unsafe { slice::from_raw_parts(addr, length) };
-            mr.write(iova, from)
+            mr.locate(iova, length as u64, Access::Write)
+                .and_then(|(backing, span)| backing.write(span, from))
         }
         c::rxe_mr_copy_dir_RXE_FROM_MR_OBJ => {
             // SAFETY: As above, and it is the caller's alone.
             let to = unsafe { slice::from_raw_parts_mut(addr, length) };
-            mr.read(iova, to)
+            mr.locate(iova, length as u64, Access::Read)
+                .and_then(|(backing, span)| backing.read(span, to))
         }
         _ => Err(EINVAL),
     })

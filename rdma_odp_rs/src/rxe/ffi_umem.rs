@@ -9,7 +9,7 @@ use super::{
     bindings as c,
     implicit::State,
     transfer::{Access, Paged, Pages},
-    window::{Piece, Span, PAGE_SHIFT, PAGE_SIZE},
+    window::{Span, PAGE_SIZE},
 };
 use core::{mem::offset_of, ops::Deref, ptr::NonNull};
 use kernel::{
@@ -92,21 +92,8 @@ impl Umem {
     /// The caller has the mutex, and gives it away.
     #[inline]
     unsafe fn locked(&self) -> Locked<'_> {
-        let raw = self.0.get();
-        // SAFETY: By the type invariants it is there; these fields do not change.
-        let (start, last, entries, page_shift) = unsafe {
-            let range = &(*raw).notifier.interval_tree;
-            let shift = (*raw).page_shift;
-            (range.start, range.last, (*raw).map.pfn_list, shift)
-        };
-        // INVARIANT: The list has an entry for each page from the first to the last one.
-        Locked {
-            umem: self,
-            base: start as u64,
-            entries,
-            pages: ((last - start) >> page_shift) + 1,
-            order: page_shift - PAGE_SHIFT,
-        }
+        // INVARIANT: The caller gives the mutex away.
+        Locked { umem: self }
     }
 
     /// The callbacks of a child tell this.
@@ -153,38 +140,49 @@ impl Paged for Umem {
 ///
 /// # Invariants
 ///
-/// The region's mutex is taken. `entries` is its page list, of `pages` entries, the first of which
-/// is of the page at `base`, with `1 << order` pages of the kernel's in each. An entry that is
-/// valid names pages that are mapped in the process: before that ends, the core has the entry
-/// cleared, under the mutex, and nothing else changes it without.
+/// The region's mutex is taken. An entry of its page list that is valid names pages that are mapped
+/// in the process: before that ends, the core has the entry cleared, under the mutex, and nothing
+/// else changes it without.
 pub(super) struct Locked<'a> {
     umem: &'a Umem,
-    base: u64,
-    entries: *mut c_ulong,
-    pages: usize,
-    order: u32,
 }
 
 impl Locked<'_> {
-    /// The entry of one of the kernel's pages, if it has all of the flags, and the piece is in the
-    /// page.
+    /// The addresses of the first byte and of the last, and the size of a page as a power of two.
     #[inline]
-    fn entry(&self, piece: Piece, flags: c_ulong) -> Option<c_ulong> {
-        let index = piece.index >> self.order;
-        if index >= self.pages || piece.length > PAGE_SIZE as usize - piece.offset {
+    fn bounds(&self) -> (u64, u64, u32) {
+        let raw = self.umem.0.get();
+        // SAFETY: By the type invariants it is there; these fields do not change.
+        unsafe {
+            let range = &(*raw).notifier.interval_tree;
+            (range.start as u64, range.last as u64, (*raw).page_shift)
+        }
+    }
+
+    /// The entry of the page at an address, if it has all of the flags, and where the address is in
+    /// the page, if as many bytes from there on are in it.
+    #[inline]
+    fn entry(&self, address: u64, length: usize, flags: c_ulong) -> Option<(c_ulong, usize)> {
+        let (first, last, shift) = self.bounds();
+        if address < first || address > last {
             return None;
         }
-        // SAFETY: By the type invariants the list has this entry, and nobody writes to it.
-        let entry = unsafe { *self.entries.add(index) };
-        // The pages of a huge one have numbers in a row, of which the first is a multiple.
-        let within = piece.index & ((1 << self.order) - 1);
-        (entry & flags == flags).then_some(entry | within as c_ulong)
+        let offset = (address - first) as usize;
+        let index = offset >> shift;
+        if offset.wrapping_add(length).wrapping_sub(1) >> shift != index {
+            return None;
+        }
+        // SAFETY: By the type invariants of the region the list has an entry for each page from the
+        // first to the last byte, and by those of `Self` nobody writes to it.
+        let entry = unsafe { *(*self.umem.0.get()).map.pfn_list.add(index) };
+        (entry & flags == flags).then_some((entry, offset - (index << shift)))
     }
 
     /// Whether none of its pages is there.
     pub(super) fn is_empty(&self) -> bool {
-        // SAFETY: By the type invariants the list has these entries, and nobody writes to them.
-        (0..self.pages).all(|i| unsafe { *self.entries.add(i) } & VALID == 0)
+        let (first, last, shift) = self.bounds();
+        let is_there = |page| self.entry(page, 1, VALID).is_some();
+        !(first..=last).step_by(1 << shift).any(is_there)
     }
 
     /// Lets an atomic operation at the word, which must be aligned, and which nobody else operates
@@ -192,21 +190,20 @@ impl Locked<'_> {
     ///
     /// Returns the size of the word, or 0 if the page is not there or not to be written to.
     pub(super) fn word(&mut self, span: Span, operation: impl FnOnce(&Atomic<u64>)) -> u64 {
-        let Some(piece) = span.pieces(self.base).and_then(|mut pieces| pieces.next()) else {
+        if !span.is_aligned(WORD) || span.length() != WORD {
+            return 0;
+        }
+        let Some((entry, offset)) = self.entry(span.start(), WORD as usize, VALID | WRITE) else {
             return 0;
         };
-        let aligned = span.is_aligned(WORD) && piece.length as u64 == WORD;
-        let Some(entry) = self.entry(piece, VALID | WRITE).filter(|_| aligned) else {
-            return 0;
-        };
-        // SAFETY: By the type invariants the entry names a page, and the word is in it.
-        let word = unsafe { c::rxe_rs_word_lock(entry, piece.offset) };
-        // SAFETY: The shim has mapped the word, which is aligned. Programs write to it as they
+        // SAFETY: By the type invariants the entry names pages, and the word is in them.
+        let word = unsafe { c::rxe_rs_word_lock(entry, offset) };
+        // SAFETY: The shim says where the word is, which is aligned. Programs write to it as they
         // like, but the kernel only by atomic accesses such as these, or by copying, which is as
         // racy as a device is.
         operation(unsafe { Atomic::from_ptr(word) });
         // SAFETY: They were locked above.
-        unsafe { c::rxe_rs_word_unlock(word) };
+        unsafe { c::rxe_rs_word_unlock() };
         WORD
     }
 
@@ -214,13 +211,14 @@ impl Locked<'_> {
     /// was.
     pub(super) fn flush(&self, span: Span) -> u64 {
         let mut done = 0;
-        for piece in span.pieces(self.base).into_iter().flatten() {
-            let Some(entry) = self.entry(piece, VALID) else {
+        for part in span.pages() {
+            let length = part.length() as usize;
+            let Some((entry, offset)) = self.entry(part.start(), length, VALID) else {
                 break;
             };
-            // SAFETY: By the type invariants the entry names a page, and the piece is in it.
-            unsafe { c::rxe_rs_flush_page(entry, piece.offset, piece.length) };
-            done += piece.length as u64;
+            // SAFETY: By the type invariants the entry names pages, and the part is in them.
+            unsafe { c::rxe_rs_flush_page(entry, offset, length) };
+            done += part.length();
         }
         done
     }
@@ -232,70 +230,49 @@ impl Locked<'_> {
     /// From the callback of the region, with what it was given.
     unsafe fn invalidate(&mut self, range: &bindings::mmu_notifier_range, seq: c_ulong) {
         let raw = self.umem.0.get();
+        let (first, last, _) = self.bounds();
         // SAFETY: The caller promises that this is the callback of this region, and by the type
         // invariants the mutex is taken.
         unsafe {
             c::rxe_rs_interval_set_seq(&raw mut (*raw).notifier, seq);
             c::ib_umem_odp_unmap_dma_pages(
                 raw,
-                (range.start as u64).max(self.base),
-                (range.end as u64).min(self.end()),
+                (range.start as u64).max(first),
+                (range.end as u64).min(last + 1),
             );
         }
-    }
-
-    fn end(&self) -> u64 {
-        self.base + ((self.pages as u64) << (self.order + PAGE_SHIFT))
     }
 }
 
 impl Pages for Locked<'_> {
-    #[inline]
-    fn base(&self) -> u64 {
-        self.base
-    }
-
     #[cold]
     fn ahead(&self, span: Span) -> Option<Span> {
-        let ahead = span.ahead(self.base, self.end())?;
-        let mut pieces = ahead.pieces(self.base)?;
-        let before = Piece {
-            index: pieces.clone().next()?.index.checked_sub(1)?,
-            offset: 0,
-            length: 1,
-        };
-        let is_known = |piece| self.entry(piece, VALID).is_some();
-        (is_known(before) && !pieces.any(is_known)).then_some(ahead)
+        let (first, last, _) = self.bounds();
+        let ahead = span.ahead(first, last + 1)?;
+        let before = ahead.start().checked_sub(PAGE_SIZE)?;
+        let is_known = |page| self.entry(page, 1, VALID).is_some();
+        let mut pages = ahead.pages();
+        (is_known(before) && !pages.any(|page| is_known(page.start()))).then_some(ahead)
     }
 
     #[inline]
-    fn read(&self, piece: Piece, to: &mut [u8]) -> bool {
-        let Some(entry) = self
-            .entry(piece, VALID)
-            .filter(|_| piece.length == to.len())
-        else {
+    fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        let Some((entry, offset)) = self.entry(address, to.len(), VALID) else {
             return false;
         };
-        // SAFETY: By the type invariants the entry names a page; the piece is in it, and as long
-        // as the buffer.
-        unsafe {
-            c::rxe_rs_read_page(entry, piece.offset, to.as_mut_ptr().cast(), to.len());
-        }
+        // SAFETY: By the type invariants the entry names pages; what is read is in them, and as
+        // long as the buffer.
+        unsafe { c::rxe_rs_read_page(to.as_mut_ptr().cast(), entry, to.len(), offset) };
         true
     }
 
     #[inline]
-    fn write(&mut self, piece: Piece, from: &[u8]) -> bool {
-        let Some(entry) = self
-            .entry(piece, VALID | WRITE)
-            .filter(|_| piece.length == from.len())
-        else {
+    fn write(&mut self, address: u64, from: &[u8]) -> bool {
+        let Some((entry, offset)) = self.entry(address, from.len(), VALID | WRITE) else {
             return false;
         };
-        // SAFETY: As for `read`, and the process may write to the page.
-        unsafe {
-            c::rxe_rs_write_page(entry, piece.offset, from.as_ptr().cast(), from.len());
-        }
+        // SAFETY: As for `read`, and the process may write to the pages.
+        unsafe { c::rxe_rs_write_page(entry, from.as_ptr().cast(), from.len(), offset) };
         true
     }
 }
@@ -336,7 +313,8 @@ unsafe extern "C" fn invalidate_child(
     let after = |locked: &Locked<'_>, range: &bindings::mmu_notifier_range| {
         let unmapped = range.event == bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP
             || range.event == bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE;
-        let whole = range.start as u64 <= locked.base && range.end as u64 >= locked.end();
+        let (first, last, _) = locked.bounds();
+        let whole = range.start as u64 <= first && range.end as u64 > last;
         if !unmapped || !whole && !locked.is_empty() {
             return;
         }

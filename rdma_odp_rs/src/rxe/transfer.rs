@@ -2,10 +2,7 @@
 
 //! Moving bytes between a packet and the pages of a region.
 
-use super::{
-    advice::Fault,
-    window::{Piece, Span},
-};
+use super::{advice::Fault, window::Span};
 use kernel::prelude::*;
 
 /// How many faults may get nothing for one transfer. A fault is disturbed by invalidations, and in
@@ -23,19 +20,17 @@ pub enum Access {
 
 /// The pages of a region, while none of them can go away.
 pub trait Pages {
-    /// The address of the first page.
-    fn base(&self) -> u64;
-
     /// The pages from the start of the span on that may be there for the asking, if that before is
     /// known and none of them is.
     fn ahead(&self, span: Span) -> Option<Span>;
 
-    /// Reads `to.len()` bytes of one page. If it is not there, nothing happens: `false`.
-    fn read(&self, piece: Piece, to: &mut [u8]) -> bool;
-
-    /// Writes `from.len()` bytes of one page. If it is not there, or not to be written to, nothing
+    /// Reads the bytes at an address. If they are not of one page, or that is not there, nothing
     /// happens: `false`.
-    fn write(&mut self, piece: Piece, from: &[u8]) -> bool;
+    fn read(&self, address: u64, to: &mut [u8]) -> bool;
+
+    /// Writes the bytes at an address. If they are not of one page, or that is not there or not to
+    /// be written to, nothing happens: `false`.
+    fn write(&mut self, address: u64, from: &[u8]) -> bool;
 }
 
 /// A region whose pages come and go.
@@ -108,14 +103,14 @@ pub fn complete<P: Paged>(
 #[inline]
 pub fn read(pages: &impl Pages, span: Span, mut to: &mut [u8]) -> u64 {
     let mut done = 0;
-    for piece in span.pieces(pages.base()).into_iter().flatten() {
-        let Some((part, rest)) = to.split_at_mut_checked(piece.length) else {
+    for part in span.pages() {
+        let Some((bytes, rest)) = to.split_at_mut_checked(part.length() as usize) else {
             break;
         };
-        if !pages.read(piece, part) {
+        if !pages.read(part.start(), bytes) {
             break;
         }
-        done += piece.length as u64;
+        done += part.length();
         to = rest;
     }
     done
@@ -125,14 +120,14 @@ pub fn read(pages: &impl Pages, span: Span, mut to: &mut [u8]) -> u64 {
 #[inline]
 pub fn write(pages: &mut impl Pages, span: Span, mut from: &[u8]) -> u64 {
     let mut done = 0;
-    for piece in span.pieces(pages.base()).into_iter().flatten() {
-        let Some((part, rest)) = from.split_at_checked(piece.length) else {
+    for part in span.pages() {
+        let Some((bytes, rest)) = from.split_at_checked(part.length() as usize) else {
             break;
         };
-        if !pages.write(piece, part) {
+        if !pages.write(part.start(), bytes) {
             break;
         }
-        done += piece.length as u64;
+        done += part.length();
         from = rest;
     }
     done
@@ -168,17 +163,13 @@ pub fn write_all<P: Paged>(region: &P, span: Span, from: &[u8]) -> Result {
 /// if nothing happened.
 #[inline]
 pub fn read_page<P: Paged>(region: &P, span: Span, to: &mut [u8]) -> bool {
-    let pages = region.lock();
-    let piece = span.piece(pages.base());
-    piece.is_some_and(|piece| pages.read(piece, to))
+    region.lock().read(span.start(), to)
 }
 
 /// The same for writing.
 #[inline]
 pub fn write_page<P: Paged>(region: &P, span: Span, from: &[u8]) -> bool {
-    let mut pages = region.lock();
-    let piece = span.piece(pages.base());
-    piece.is_some_and(|piece| pages.write(piece, from))
+    region.lock().write(span.start(), from)
 }
 
 #[cfg(all(test, not(CONFIG_RUST)))]
@@ -234,6 +225,17 @@ mod tests {
             }
         }
 
+        /// Which page, and where in it, if as many bytes from the address on are in it.
+        fn place(&self, address: u64, length: usize) -> Option<(usize, usize)> {
+            let at = address.checked_sub(self.base)? as usize;
+            let (index, offset) = (at / PAGE, at % PAGE);
+            (index < PAGES && (1..=PAGE - offset).contains(&length)).then_some((index, offset))
+        }
+
+        fn index(&self, address: u64) -> usize {
+            self.place(address, 1).unwrap().0
+        }
+
         /// The same as the array of bytes that a process sees.
         fn flat(&self) -> Vec<u8> {
             self.pages.concat()
@@ -261,49 +263,50 @@ mod tests {
                 return Err(EBUSY);
             }
             let at_once = memory.at_once;
-            for piece in span.pieces(memory.base).unwrap().take(at_once) {
+            for part in span.pages().take(at_once) {
+                let index = memory.index(part.start());
                 let entry = match fault {
-                    Fault::Snapshot => memory.touched[piece.index],
-                    Fault::In(_) => memory.process[piece.index],
+                    Fault::Snapshot => memory.touched[index],
+                    Fault::In(_) => memory.process[index],
                 };
                 if fault != Fault::Snapshot && entry == Entry::Empty
                     || fault == Fault::In(Access::Write) && entry != Entry::Writable
                 {
                     return Err(EPERM);
                 }
-                memory.list[piece.index] = entry;
+                memory.list[index] = entry;
             }
             Ok(memory)
         }
     }
 
     impl Pages for RefMut<'_, Memory> {
-        fn base(&self) -> u64 {
-            self.base
-        }
-
         fn ahead(&self, span: Span) -> Option<Span> {
             let ahead = span.ahead(self.base, self.base + (PAGES * PAGE) as u64)?;
-            let mut pieces = ahead.pieces(self.base)?;
-            let before = pieces.clone().next()?.index.checked_sub(1)?;
+            let before = self.index(ahead.start()).checked_sub(1)?;
             let is_known = |index: usize| self.list[index] != Entry::Empty;
-            (is_known(before) && !pieces.any(|piece| is_known(piece.index))).then_some(ahead)
+            let any = ahead.pages().any(|page| is_known(self.index(page.start())));
+            (is_known(before) && !any).then_some(ahead)
         }
 
-        fn read(&self, piece: Piece, to: &mut [u8]) -> bool {
-            if self.list[piece.index] == Entry::Empty {
-                return false;
+        fn read(&self, address: u64, to: &mut [u8]) -> bool {
+            match self.place(address, to.len()) {
+                Some((index, offset)) if self.list[index] != Entry::Empty => {
+                    to.copy_from_slice(&self.pages[index][offset..][..to.len()]);
+                    true
+                }
+                _ => false,
             }
-            to.copy_from_slice(&self.pages[piece.index][piece.offset..][..piece.length]);
-            true
         }
 
-        fn write(&mut self, piece: Piece, from: &[u8]) -> bool {
-            if self.list[piece.index] != Entry::Writable {
-                return false;
+        fn write(&mut self, address: u64, from: &[u8]) -> bool {
+            match self.place(address, from.len()) {
+                Some((index, offset)) if self.list[index] == Entry::Writable => {
+                    self.pages[index][offset..][..from.len()].copy_from_slice(from);
+                    true
+                }
+                _ => false,
             }
-            self.pages[piece.index][piece.offset..][..piece.length].copy_from_slice(from);
-            true
         }
     }
 

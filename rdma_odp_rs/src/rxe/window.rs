@@ -65,9 +65,13 @@ impl Window {
     /// Whatever the peer says, nothing overflows. No bytes at the very end are inside.
     #[inline]
     pub fn locate(&self, iova: u64, length: u64) -> Option<Span> {
-        let offset = iova.checked_sub(self.iova)?;
-        let room = self.length.checked_sub(offset)?;
-        (length <= room).then(|| Span {
+        // Before the window it wraps, and is too large then: no iova is behind the window's by as
+        // much, as `new` has checked.
+        let offset = iova.wrapping_sub(self.iova);
+        if offset > self.length || length > self.length - offset {
+            return None;
+        }
+        Some(Span {
             // No more than the end of the window, which `new` has checked.
             start: self.address + offset,
             length,
@@ -147,37 +151,22 @@ impl Span {
 
     /// Its parts, none of which reaches from one chunk into the next.
     #[inline]
-    pub fn chunks(&self) -> Chunks {
-        Chunks(*self)
+    pub fn chunks(&self) -> Parts {
+        self.parts(CHUNK_SIZE)
     }
 
-    /// Its parts, none of which reaches from one page into the next. They are counted from the
-    /// page at `base`, where the page list of the region starts.
-    ///
-    /// `None` if it starts before that.
+    /// Its parts, none of which reaches from one page into the next.
     #[inline]
-    pub fn pieces(&self, base: u64) -> Option<Pieces> {
-        debug_assert!(base & (PAGE_SIZE - 1) == 0);
-        let offset = self.start.checked_sub(base)?;
-        Some(Pieces {
-            index: (offset >> PAGE_SHIFT) as usize,
-            offset: (offset & (PAGE_SIZE - 1)) as usize,
-            left: self.length as usize,
-        })
+    pub fn pages(&self) -> Parts {
+        self.parts(PAGE_SIZE)
     }
 
-    /// All of it, if it has a byte and is within one page.
     #[inline]
-    pub fn piece(&self, base: u64) -> Option<Piece> {
-        let offset = self.start.checked_sub(base)?;
-        let piece = Piece {
-            index: (offset >> PAGE_SHIFT) as usize,
-            offset: (offset & (PAGE_SIZE - 1)) as usize,
-            length: self.length as usize,
-        };
-        (1..=PAGE_SIZE as usize - piece.offset)
-            .contains(&piece.length)
-            .then_some(piece)
+    fn parts(&self, multiple: u64) -> Parts {
+        Parts {
+            left: *self,
+            multiple,
+        }
     }
 
     /// Takes away as many bytes from its start, at most all.
@@ -204,55 +193,19 @@ impl Span {
     }
 }
 
-/// See [`Span::chunks`].
+/// See [`Span::chunks`] and [`Span::pages`].
 #[derive(Clone, Debug)]
-pub struct Chunks(Span);
+pub struct Parts {
+    left: Span,
+    multiple: u64,
+}
 
-impl Iterator for Chunks {
+impl Iterator for Parts {
     type Item = Span;
 
     #[inline]
     fn next(&mut self) -> Option<Span> {
-        self.0.take_to(CHUNK_SIZE)
-    }
-}
-
-/// Bytes within one page of a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Which page, counted from the first of the region.
-    pub index: usize,
-    /// Where they start in it.
-    pub offset: usize,
-    /// How many there are.
-    pub length: usize,
-}
-
-/// See [`Span::pieces`].
-#[derive(Clone, Debug)]
-pub struct Pieces {
-    index: usize,
-    offset: usize,
-    left: usize,
-}
-
-impl Iterator for Pieces {
-    type Item = Piece;
-
-    #[inline]
-    fn next(&mut self) -> Option<Piece> {
-        if self.left == 0 {
-            return None;
-        }
-        let piece = Piece {
-            index: self.index,
-            offset: self.offset,
-            length: self.left.min(PAGE_SIZE as usize - self.offset),
-        };
-        self.index += 1;
-        self.offset = 0;
-        self.left -= piece.length;
-        Some(piece)
+        self.left.take_to(self.multiple)
     }
 }
 
@@ -329,12 +282,7 @@ mod tests {
     #[test]
     fn nothing_has_no_parts() {
         assert_eq!(span(0x1234, 0).chunks().next(), None);
-        assert_eq!(span(0x1234, 0).pieces(0x1000).unwrap().next(), None);
-    }
-
-    #[test]
-    fn a_page_before_the_list_has_no_index() {
-        assert!(span(0x1fff, 1).pieces(0x2000).is_none());
+        assert_eq!(span(0x1234, 0).pages().next(), None);
     }
 
     /// Addresses around the borders of the address space, of pages and chunks, or just any.
@@ -376,38 +324,27 @@ mod tests {
             }
         }
 
-        /// Chunks are neighbours, make up the whole, and none reaches into the next.
+        /// Parts are neighbours, make up the whole, and none reaches into the next.
         #[test]
-        fn chunks_are_a_partition(start in any_address(), length in 0..5 * CHUNK_SIZE) {
+        fn parts_are_a_partition(
+            start in any_address(),
+            length in 0..5 * CHUNK_SIZE,
+            pages in any::<bool>(),
+        ) {
             let Some(whole) = Window::ALL.locate(start, length) else { return Ok(()) };
+            let (parts, size) = match pages {
+                true => (whole.pages(), PAGE_SIZE),
+                false => (whole.chunks(), CHUNK_SIZE),
+            };
             let mut at = start;
-            for chunk in whole.chunks() {
-                prop_assert_eq!(chunk.start(), at);
-                prop_assert!(chunk.length() > 0);
-                prop_assert_eq!(chunk.start() / CHUNK_SIZE, (chunk.end() - 1) / CHUNK_SIZE);
-                prop_assert_eq!(chunk.chunk(), chunk.start() / CHUNK_SIZE);
-                at = chunk.end();
+            for part in parts {
+                prop_assert_eq!(part.start(), at);
+                prop_assert!(part.length() > 0);
+                prop_assert_eq!(part.start() / size, (part.end() - 1) / size);
+                prop_assert!(part.end() % size == 0 || part.end() == whole.end());
+                at = part.end();
             }
             prop_assert_eq!(at, whole.end());
-        }
-
-        /// Byte by byte, each is where dividing its address says.
-        #[test]
-        fn pieces_are_where_each_byte_is(
-            base in (0..64u64).prop_map(|n| n * PAGE_SIZE),
-            start in 0..3 * PAGE_SIZE,
-            length in 0..4 * PAGE_SIZE,
-        ) {
-            let mut byte = base + start;
-            for piece in span(byte, length).pieces(base).unwrap() {
-                prop_assert!(piece.length > 0);
-                for i in 0..piece.length {
-                    prop_assert_eq!(piece.index as u64, (byte - base) / PAGE_SIZE);
-                    prop_assert_eq!((piece.offset + i) as u64, byte % PAGE_SIZE);
-                    byte += 1;
-                }
-            }
-            prop_assert_eq!(byte, base + start + length);
         }
     }
 }
