@@ -20,7 +20,10 @@ use kernel::{
     mm::MmWithUser,
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
-    sync::Arc,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 use pin_init::pin_data;
 
@@ -41,18 +44,15 @@ pub(crate) struct UcontextPerMm {
     key: Key,
     /// Which the key names, and which is another process's as soon as nobody holds on to it.
     tgid: Tgid,
+    /// Counts the uses. It leaves and reaches zero under the registry's mutex, with which the
+    /// context comes into the registry and goes.
+    users: Atomic<usize>,
     #[pin]
     umems: UmemTree,
 }
 
-/// A context in the registry.
-pub(crate) struct Registered {
-    context: Arc<UcontextPerMm>,
-    users: usize,
-}
-
 /// The contexts there are.
-pub(crate) type Registry = Option<RBTree<Key, Registered>>;
+pub(crate) type Registry = Option<RBTree<Key, Arc<UcontextPerMm>>>;
 
 impl UcontextPerMm {
     /// The context of the current process for the device at the address `device`.
@@ -71,7 +71,7 @@ impl UcontextPerMm {
             mm: mm.as_raw() as usize,
             tgid: tgid.address(),
         };
-        if let Some(found) = Self::find(&mut ffi_registry::lock(), &key) {
+        if let Some(found) = Self::find(&ffi_registry::lock(), &key) {
             return Ok(found);
         }
 
@@ -79,17 +79,14 @@ impl UcontextPerMm {
             try_pin_init!(Self {
                 key,
                 tgid,
+                users: Atomic::new(1),
                 umems <- UmemTree::watch(mm),
             }),
             GFP_KERNEL,
         )?;
-        let registered = Registered {
-            context: context.clone(),
-            users: 1,
-        };
-        let node = RBTreeNode::new(key, registered, GFP_KERNEL)?;
+        let node = RBTreeNode::new(key, context.clone(), GFP_KERNEL)?;
         let mut registry = ffi_registry::lock();
-        if let Some(found) = Self::find(&mut registry, &key) {
+        if let Some(found) = Self::find(&registry, &key) {
             // Somebody else has made one meanwhile. Ours goes, without the lock.
             drop(registry);
             drop(node);
@@ -101,11 +98,11 @@ impl UcontextPerMm {
         Ok(ContextRef(context))
     }
 
-    fn find(registry: &mut Registry, key: &Key) -> Option<ContextRef> {
-        let registered = registry.as_mut()?.get_mut(key)?;
-        registered.users += 1;
+    fn find(registry: &Registry, key: &Key) -> Option<ContextRef> {
+        let context = registry.as_ref()?.get(key)?;
+        context.users.fetch_add(1, Relaxed);
         // INVARIANT: It has just been counted.
-        Some(ContextRef(registered.context.clone()))
+        Some(ContextRef(context.clone()))
     }
 
     /// The regions.
@@ -133,10 +130,8 @@ pub(crate) struct ContextRef(Arc<UcontextPerMm>);
 impl ContextRef {
     /// One use more.
     pub(crate) fn share(&self) -> Self {
-        if let Some(found) = UcontextPerMm::find(&mut ffi_registry::lock(), &self.0.key) {
-            return found;
-        }
-        // There is a use, so it is there.
+        self.0.users.fetch_add(1, Relaxed);
+        // INVARIANT: It has just been counted, and was not zero, since `self` is counted.
         Self(self.0.clone())
     }
 }
@@ -151,19 +146,22 @@ impl Deref for ContextRef {
 
 impl Drop for ContextRef {
     fn drop(&mut self) {
-        let key = self.0.key;
+        let users = &self.0.users;
+        let mut seen = users.load(Relaxed);
+        // The context itself has a count of its own, which orders what comes before it goes.
+        while seen > 1 {
+            match users.cmpxchg(seen, seen - 1, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
         let mut registry = ffi_registry::lock();
-        let Some(contexts) = registry.as_mut() else {
+        if users.fetch_sub(1, Relaxed) > 1 {
             return;
-        };
-        let Some(registered) = contexts.get_mut(&key) else {
-            return;
-        };
-        registered.users -= 1;
-        let last = match registered.users {
-            0 => contexts.remove(&key),
-            _ => None,
-        };
+        }
+        let last = registry
+            .as_mut()
+            .and_then(|contexts| contexts.remove(&self.0.key));
         // The context itself, too, goes without the lock, when this and `self` are dropped.
         drop(registry);
         drop(last);
