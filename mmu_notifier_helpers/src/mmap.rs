@@ -44,7 +44,8 @@ pub trait MmapLocked: sealed::Sealed {
 /// Any in which RCU may be used. Waits for nobody, whoever has the mmap lock.
 pub fn has_no_secret(mm: &MmWithUser, range: &PageRange) -> bool {
     // SAFETY: `mm` is valid; the function locks what it looks at.
-    unsafe { extra::mnh_has_no_secret(mm.as_raw(), range.start(), range.end()) }
+    !cfg!(CONFIG_SECRETMEM)
+        || unsafe { extra::mnh_has_no_secret(mm.as_raw(), range.start(), range.end()) }
 }
 
 /// The mmap lock of an address space that has not been given up, held for reading.
