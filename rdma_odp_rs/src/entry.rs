@@ -38,6 +38,11 @@ impl Entry {
         self.0
     }
 
+    /// Whether it has all bits that `wanted` has.
+    pub(crate) const fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
     /// Whether there is a page.
     pub const fn is_valid(self) -> bool {
         self.0 & VALID != 0

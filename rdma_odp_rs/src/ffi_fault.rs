@@ -9,7 +9,7 @@
 
 use crate::{
     bindings as extra,
-    entry::{Entry, ERROR, VALID, WRITE},
+    entry::{Entry, ERROR},
     ffi_umem::{Locked, OdpUmem},
     region::Region,
     umem::{Access, Backing},
@@ -66,11 +66,7 @@ impl<'a> Source<'a> {
             end: pages.end(),
             // An `Entry` is a transparent number.
             hmm_pfns: read.as_mut_ptr().cast(),
-            default_flags: match access {
-                Access::Look => 0,
-                Access::Read => VALID,
-                Access::Write => VALID | WRITE,
-            },
+            default_flags: access.wanted().raw(),
             pfn_flags_mask: 0,
             dev_private_owner: core::ptr::null_mut(),
         }

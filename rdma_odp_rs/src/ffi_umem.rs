@@ -14,7 +14,7 @@ use crate::{
     region::Region,
     umem::{self, Pages},
 };
-use core::{cell::UnsafeCell, ptr::NonNull};
+use core::{cell::UnsafeCell, ops::Range, ptr::NonNull, slice};
 use kernel::{
     bindings,
     error::to_result,
@@ -294,6 +294,14 @@ impl Pages for List<'_> {
         unsafe { *self.element(index) = entry.raw() };
     }
 
+    fn slots(&mut self, entries: Range<usize>) -> &mut [Entry] {
+        let first = self.element(entries.start).cast();
+        // SAFETY: The list has an element for each entry of the region, and an `Entry` is a
+        // transparent number. The mutex is held, by the type invariant, and `self` is borrowed
+        // mutably.
+        unsafe { slice::from_raw_parts_mut(first, entries.len()) }
+    }
+
     fn mapped(&mut self) -> &mut Mapped {
         // SAFETY: The mutex is held, by the type invariant, and `self` is borrowed mutably.
         unsafe { &mut *self.0.mapped.get() }
@@ -374,6 +382,10 @@ impl Pages for Locked<'_> {
 
     fn set(&mut self, index: usize, entry: Entry) {
         self.list.set(index, entry);
+    }
+
+    fn slots(&mut self, entries: Range<usize>) -> &mut [Entry] {
+        self.list.slots(entries)
     }
 
     fn mapped(&mut self) -> &mut Mapped {

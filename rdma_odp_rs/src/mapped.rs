@@ -14,6 +14,16 @@ use kernel::{alloc::Flags, prelude::*};
 pub const CHUNK: usize = 512;
 const BITS: usize = usize::BITS as usize;
 
+/// The parts of `entries` for which one note is enough.
+pub fn runs(mut entries: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    core::iter::from_fn(move || {
+        let end = entries.end.min((entries.start / CHUNK + 1) * CHUNK);
+        let run = entries.start..end;
+        entries.start = end;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
 /// The bits of a list.
 pub struct Mapped {
     /// Those of a list that is short, as most are.
@@ -47,14 +57,9 @@ impl Mapped {
         }
     }
 
-    /// Which chunk an entry is in: what is noted of one is noted of all in it.
-    pub const fn chunk(entry: usize) -> usize {
-        entry / CHUNK
-    }
-
-    /// Notes that `entry` may have a page.
+    /// Notes that `entry` may have a page, and with it all of its run.
     pub fn note(&mut self, entry: usize) {
-        let chunk = Self::chunk(entry);
+        let chunk = entry / CHUNK;
         if let Some(word) = self.word(chunk) {
             *word |= 1 << (chunk % BITS);
         }

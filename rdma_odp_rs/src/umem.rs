@@ -15,7 +15,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{entry::Entry, mapped::Mapped, region::Region};
+use crate::{
+    entry::{Entry, VALID, WRITE},
+    mapped::{self, Mapped},
+    region::Region,
+};
 use core::ops::Range;
 use kernel::prelude::*;
 use mmu_notifier_helpers::{
@@ -39,13 +43,18 @@ pub enum Access {
 }
 
 impl Access {
+    /// What an entry has whose page it may use.
+    pub(crate) const fn wanted(self) -> Entry {
+        Entry::from_raw(match self {
+            Self::Look => 0,
+            Self::Read => VALID,
+            Self::Write => VALID | WRITE,
+        })
+    }
+
     /// Whether it may use the page of `entry`.
     pub const fn satisfied_by(self, entry: Entry) -> bool {
-        match self {
-            Self::Look => true,
-            Self::Read => entry.is_valid(),
-            Self::Write => entry.is_valid() && entry.is_writable(),
-        }
+        entry.has(self.wanted())
     }
 }
 
@@ -55,6 +64,8 @@ pub trait Pages {
     fn get(&self, index: usize) -> Entry;
     /// Puts `entry` there.
     fn set(&mut self, index: usize, entry: Entry);
+    /// All of a range of indices.
+    fn slots(&mut self, entries: Range<usize>) -> &mut [Entry];
     /// Where there may be pages.
     fn mapped(&mut self) -> &mut Mapped;
     /// Whether the CPU moves the data, so that nothing is mapped for DMA.
@@ -224,34 +235,23 @@ impl<'a, B: Backing> Fault<'a, '_, B> {
         if list.sequence() != began {
             return Ok(None);
         }
-        let region = backing.region();
-        let smallest = region.page_shift() - kernel::page::PAGE_SHIFT as u32;
-        let mut noted = None;
-        for (index, &new) in batch
-            .clone()
-            .zip(read.iter().step_by(region.pages_per_entry()))
-        {
-            if !access.satisfied_by(new) {
-                return Err(EFAULT);
+        let per_entry = backing.region().pages_per_entry();
+        let mut read = read;
+        for run in mapped::runs(batch.clone()) {
+            let (now, later) = read.split_at_checked(run.len() * per_entry).ok_or(EINVAL)?;
+            read = later;
+            let first = run.start;
+            let (some, refused) = merge_run(&mut list, run, now, per_entry, access);
+            if some {
+                list.mapped().note(first);
             }
-            if !new.is_valid() {
-                continue;
-            }
-            if new.order() < smallest {
-                backing.too_small(new.order());
-                return Err(EINVAL);
-            }
-            // A page changes with an invalidation only, which would have taken the mapping away.
-            let mut old = list.get(index);
-            if old.is_dma_mapped() && old.pfn() != new.pfn() {
-                unmap_entry(&mut list, index);
-                old = Entry::NONE;
-            }
-            list.set(index, old.refreshed(new));
-            let chunk = Mapped::chunk(index);
-            if noted != Some(chunk) {
-                list.mapped().note(index);
-                noted = Some(chunk);
+            match refused {
+                None => {}
+                Some(Refused::NoPage) => return Err(EFAULT),
+                Some(Refused::TooSmall(order)) => {
+                    backing.too_small(order);
+                    return Err(EINVAL);
+                }
             }
         }
         Ok(Some(list))
@@ -285,6 +285,88 @@ impl<'a, B: Backing> Attempt for Fault<'a, '_, B> {
     fn patience(&self) -> Patience {
         self.backing.patience()
     }
+}
+
+/// Why what was read is not what the region can have.
+enum Refused {
+    /// There is no page, or not for the access.
+    NoPage,
+    /// It is mapped by entries of this order, and the region has larger pages.
+    TooSmall(u32),
+}
+
+/// Why merging stops before the end.
+enum Stopped {
+    Refused(Refused),
+    /// There is another page than the one that is mapped for DMA.
+    Moved(Entry),
+}
+
+/// Merges what was `read` into the entries of `run`, of `per_entry` pages each. Returns whether
+/// there was a page, and what was refused, before which it is done.
+fn merge_run(
+    list: &mut impl Pages,
+    run: Range<usize>,
+    read: &[Entry],
+    per_entry: usize,
+    access: Access,
+) -> (bool, Option<Refused>) {
+    let (mut next, mut some) = (run.start, false);
+    loop {
+        let slots = list.slots(next..run.end);
+        let read = read.get((next - run.start) * per_entry..).unwrap_or(&[]);
+        let stopped = match per_entry {
+            1 => merge(slots, read.iter(), access, 0, &mut some),
+            _ => {
+                let firsts = read.iter().step_by(per_entry);
+                merge(slots, firsts, access, per_entry.ilog2(), &mut some)
+            }
+        };
+        match stopped {
+            None => return (some, None),
+            Some((_, Stopped::Refused(refused))) => return (some, Some(refused)),
+            Some((at, Stopped::Moved(new))) => {
+                // It changes with an invalidation only, which would have taken the mapping away.
+                unmap_entry(list, next + at);
+                list.set(next + at, new);
+                next += at + 1;
+            }
+        }
+    }
+}
+
+/// The loop of the above, with where it stops. It is run for each page that is prefetched, and in
+/// instructions is most of what that costs beside reading the page table.
+#[inline(always)]
+fn merge<'r>(
+    slots: &mut [Entry],
+    read: impl Iterator<Item = &'r Entry>,
+    access: Access,
+    order: u32,
+    some: &mut bool,
+) -> Option<(usize, Stopped)> {
+    let wanted = access.wanted();
+    for (at, (slot, &new)) in slots.iter_mut().zip(read).enumerate() {
+        if !new.has(wanted) {
+            return Some((at, Stopped::Refused(Refused::NoPage)));
+        }
+        if !new.is_valid() {
+            continue;
+        }
+        if new.order() < order {
+            return Some((at, Stopped::Refused(Refused::TooSmall(new.order()))));
+        }
+        *some = true;
+        if *slot == Entry::NONE {
+            *slot = new;
+            continue;
+        }
+        if slot.is_dma_mapped() && slot.pfn() != new.pfn() {
+            return Some((at, Stopped::Moved(new)));
+        }
+        *slot = slot.refreshed(new);
+    }
+    None
 }
 
 /// Takes the pages with any byte from `start` to `end` out of the list. The device must not use

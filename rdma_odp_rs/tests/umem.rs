@@ -17,6 +17,7 @@ use rdma_odp_rs::{
 use std::{
     cell::{Cell, RefCell, RefMut},
     collections::BTreeSet,
+    ops::Range,
 };
 
 const VALID: usize = 1 << 63;
@@ -77,6 +78,9 @@ impl Pages for Locked<'_> {
     }
     fn set(&mut self, index: usize, entry: Entry) {
         self.0.entries[index] = entry;
+    }
+    fn slots(&mut self, entries: Range<usize>) -> &mut [Entry] {
+        &mut self.0.entries[entries]
     }
     fn mapped(&mut self) -> &mut Mapped {
         &mut self.0.mapped
