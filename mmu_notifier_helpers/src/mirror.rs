@@ -28,7 +28,7 @@ use kernel::{
 ///   the device uses none that it cached.
 /// - It puts none in, neither one by one nor with a shadow that takes the place of this one, and
 ///   takes them out to drop them only: what is out has not been checked any more.
-/// - It does not sleep where its [context](Self::zap#context) forbids it.
+/// - It does not sleep where the context of [`zap`](Self::zap) forbids it.
 pub unsafe trait Mirror: Send + Sync + Sized + 'static {
     /// The driver's copy of page-table entries. It takes in pages that were faulted in, with an
     /// error if it cannot, and what it reserved for that.
