@@ -347,49 +347,59 @@ fn kunit_tool(
     options: &[&str],
     wanted: &[String],
 ) {
-    let log = context.logs.join(format!("{name}.log"));
-    let outcome = context
-        .paths
-        .dir(
-            Path::new("tree")
-                .join(&base.slot)
-                .join(name.replacen(".py", "", 1)),
-        )
-        .and_then(|build| {
-            let mut args: Vec<OsString> = ["-c", WITHOUT_KVM, "sh"].map(Into::into).into();
-            args.push(context.logs.join("bin").into());
-            args.push(base.source.join("tools/testing/kunit/kunit.py").into());
-            args.extend(
-                [
-                    "run",
-                    "--kunitconfig=rust/mmu_notifier_helpers",
-                    "--arch=x86_64",
-                    "--make_options=LLVM=1",
-                    "--timeout=900",
-                ]
-                .map(OsString::from),
-            );
-            args.push(format!("--jobs={}", crate::toolchain::Toolchain::jobs()).into());
-            args.push("--build_dir".into());
-            args.push(build.clone().into());
-            for option in options {
-                args.push(format!("--kconfig_add={option}").into());
-            }
-            let command = context.tools.command(cmd("sh", args)).dir(&base.source);
-            Step::new(format!("{name}: building and running"), &log)
-                .by(context.deadline)
-                .run(command)?;
-            silent(&log)?;
-            Ok(build)
-        });
-    // What the kernel printed; of what kunit.py makes of it the status is enough.
-    let output = outcome
-        .as_ref()
-        .ok()
-        .and_then(|build| fs::read_to_string(build.join("test.log")).ok())
-        .unwrap_or_default();
-    context.outcome(name, outcome);
+    let directory = Path::new("tree").join(&base.slot);
+    let directory = directory.join(name.replacen(".py", "", 1));
+    let ran = context.paths.dir(directory).and_then(|build| {
+        // What the kernel printed; of what kunit.py makes of it the status is enough. That of the
+        // last run says nothing of this.
+        let printed = build.join("test.log");
+        if printed.exists() {
+            fs::remove_file(&printed)?;
+        }
+        let passed = run_kunit_tool(context, base, name, options, &build);
+        Ok((passed, fs::read_to_string(&printed).unwrap_or_default()))
+    });
+    let (passed, output) = match ran {
+        Ok((passed, output)) => (passed, output),
+        Err(error) => (Err(error), String::new()),
+    };
+    context.outcome(name, passed);
     context.judge_wanted_results(&format!("{name}: "), &crate::ktap::parse(&output), wanted);
+}
+
+/// Runs it in a directory. The build must not warn, which says nothing of the cases.
+fn run_kunit_tool(
+    context: &Context<'_>,
+    base: &Kernel,
+    name: &str,
+    options: &[&str],
+    build: &Path,
+) -> Result<()> {
+    let log = context.logs.join(format!("{name}.log"));
+    let mut args: Vec<OsString> = ["-c", WITHOUT_KVM, "sh"].map(Into::into).into();
+    args.push(context.logs.join("bin").into());
+    args.push(base.source.join("tools/testing/kunit/kunit.py").into());
+    args.extend(
+        [
+            "run",
+            "--kunitconfig=rust/mmu_notifier_helpers",
+            "--arch=x86_64",
+            "--make_options=LLVM=1",
+            "--timeout=900",
+        ]
+        .map(OsString::from),
+    );
+    args.push(format!("--jobs={}", crate::toolchain::Toolchain::jobs()).into());
+    args.push("--build_dir".into());
+    args.push(build.into());
+    for option in options {
+        args.push(format!("--kconfig_add={option}").into());
+    }
+    let command = context.tools.command(cmd("sh", args)).dir(&base.source);
+    Step::new(format!("{name}: building and running"), &log)
+        .by(context.deadline)
+        .run(command)?;
+    silent(&log)
 }
 
 /// Whether each module is signed, and is checked against the versions of what the helpers export.
