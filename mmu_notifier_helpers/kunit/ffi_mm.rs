@@ -195,6 +195,7 @@ pub(crate) fn write(mm: &MmWithUser, addr: usize, byte: u8) -> Result {
 }
 
 /// Writes to the first byte of each page of `range` what `byte` says for its number.
+#[cfg(CONFIG_DEVICE_PRIVATE)]
 pub(crate) fn write_each(mm: &MmWithUser, range: &PageRange, byte: impl Fn(usize) -> u8) -> Result {
     attached(mm, || {
         for (page, addr) in (range.start()..range.end()).step_by(PAGE_SIZE).enumerate() {
@@ -207,6 +208,7 @@ pub(crate) fn write_each(mm: &MmWithUser, range: &PageRange, byte: impl Fn(usize
 }
 
 /// Whether the first byte of each page of `range` is what `byte` says for its number.
+#[cfg(CONFIG_DEVICE_PRIVATE)]
 pub(crate) fn reads_as(
     mm: &MmWithUser,
     range: &PageRange,

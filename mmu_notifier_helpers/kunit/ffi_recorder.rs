@@ -76,6 +76,7 @@ impl Shadow {
     }
 
     /// The same, which does not look at what is in the pages: they may be of private memory.
+    #[cfg(CONFIG_DEVICE_PRIVATE)]
     pub(crate) fn blind(self) -> Self {
         Self {
             blind: true,
@@ -97,6 +98,11 @@ impl Shadow {
     /// The zaps, the oldest first.
     pub(crate) fn zaps(&self) -> impl DoubleEndedIterator<Item = Zap> + '_ {
         self.zaps.iter().flatten().copied()
+    }
+
+    /// Whether there was this one.
+    pub(crate) fn was_told(&self, zap: Zap) -> bool {
+        self.zaps.contains(&Some(zap))
     }
 
     /// The last zap.
@@ -291,9 +297,31 @@ pub(crate) fn watch_with<const TYPE: usize>(
     range: PageRange,
     recorder: Recorder<TYPE>,
 ) -> Result<Arc<Notifier<TYPE>>> {
-    let shadow = kernel::new_mutex!(Shadow::default(), "Recorder::shadow");
-    let notifier = IntervalNotifier::insert(mm, range, Ok::<_, Error>(recorder), shadow);
-    Arc::pin_init(notifier, GFP_KERNEL)
+    let watch = Watch {
+        mm,
+        range,
+        recorder,
+    };
+    Arc::pin_init(watch, GFP_KERNEL)
+}
+
+/// Makes a notifier. The initialiser that does so has a type with a long name, and functions that
+/// take it have names for which objtool has no room.
+struct Watch<'a, const TYPE: usize> {
+    mm: &'a MmWithUser,
+    range: PageRange,
+    recorder: Recorder<TYPE>,
+}
+
+// SAFETY: Does what an initialiser of the same type does.
+unsafe impl<const TYPE: usize> PinInit<Notifier<TYPE>, Error> for Watch<'_, TYPE> {
+    unsafe fn __init(self, slot: *mut Notifier<TYPE>) -> Result {
+        let shadow = kernel::new_mutex!(Shadow::default(), "Recorder::shadow");
+        let recorder = Ok::<_, Error>(self.recorder);
+        let notifier = IntervalNotifier::insert(self.mm, self.range, recorder, shadow);
+        // SAFETY: By the caller's promise.
+        unsafe { notifier.__init(slot) }
+    }
 }
 
 /// Subscribes a driver to `range`, in two passes that are counted in `passes`.
