@@ -89,8 +89,3 @@ pub mod mapped;
 mod per_mm;
 pub mod region;
 pub mod umem;
-
-/// On-demand paging of soft-RoCE, a crate of its own in the kernel.
-#[cfg(not(CONFIG_RUST))]
-#[path = "rxe/rdma_odp_rxe.rs"]
-pub mod rxe;

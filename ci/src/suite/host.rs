@@ -112,6 +112,7 @@ pub(super) fn sanitizer(context: &mut Context<'_>) -> Result<()> {
         "--package=kernel",
         "--lib",
         "--test=bookkeeping",
+        "--test=rxe",
         "--test=umem",
     ];
     let target = context.tools.target().join("sanitizer");
