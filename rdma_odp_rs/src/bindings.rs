@@ -5,6 +5,8 @@
 
 #![allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
     clippy::undocumented_unsafe_blocks,
     improper_ctypes,
     dead_code,

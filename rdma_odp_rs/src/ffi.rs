@@ -93,7 +93,8 @@ pub(crate) unsafe extern "C" fn ib_umem_odp_get(
 ) -> *mut ib_umem_odp {
     let get = || {
         // SAFETY: Looks at a number.
-        if warn_on!(!unsafe { extra::odp_access_is_on_demand(access) }) {
+        let on_demand = unsafe { extra::odp_access_is_on_demand(access) };
+        if warn_on!(!on_demand) {
             return Err(EINVAL);
         }
         // SAFETY: By the caller's promise.
