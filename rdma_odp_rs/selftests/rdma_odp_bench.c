@@ -29,6 +29,17 @@
 #define CLOCK_READS	256
 #define WARM_UPS	2
 #define REPS		15
+/*
+ * What a message costs depends on what others have left in the allocator, by as
+ * much as paging adds. Rows of the same size are measured in as many rounds, in
+ * another order in each of them.
+ */
+#define PROCESSES	7
+/*
+ * The driver counts up the numbers of queue pairs and regions, and finds those
+ * of 64 and more, and then of 4096, by one step more. No row is measured below.
+ */
+#define FIRST_NUMBER	64
 
 /* How much is registered for rows that count pages, and how that is moved. */
 #define PAGES		1024UL
@@ -543,65 +554,152 @@ static int compare_costs(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-static bool fails(const struct row *row, const struct bench *b, const char *what)
+static void fails(const struct row *row, const struct bench *b, const char *what)
 {
 	ksft_print_msg("%s at %zu: %s: %s\n", row->name, b->size, what,
 		       ibv_wc_status_str(b->link.status));
-	return false;
 }
 
-static bool run(const struct test *test, bool may_be_wrong)
+struct outcome {
+	__u64 cost;
+	bool done;
+	bool right;
+};
+
+static struct outcome run(const struct test *test, bool may_be_wrong)
 {
 	const struct row *row = test->row;
 	struct bench b = { .size = test->size, .huge = test->huge, .paged = row->paged };
 	__u64 costs[WARM_UPS + REPS], nothing, start, cost;
-	bool right = true;
+	struct outcome failed = {}, outcome = { .right = true };
 
 	if (!row->bare && !link_open(&b.link)) {
 		ksft_print_msg(NO_DEVICE "\n");
-		return false;
+		return failed;
 	}
-	if (!row->set_up(&b))
-		return fails(row, &b, "cannot be set up");
+	if (!row->set_up(&b)) {
+		fails(row, &b, "cannot be set up");
+		return failed;
+	}
 	nothing = cost_of_nothing();
 	for (b.rep = 0; b.rep < WARM_UPS + REPS; b.rep++) {
 		bool done;
 
-		if (!row->prepare(&b))
-			return fails(row, &b, "cannot be prepared");
+		if (!row->prepare(&b)) {
+			fails(row, &b, "cannot be prepared");
+			return failed;
+		}
 		start = clock_ns();
 		done = row->measure(&b);
 		costs[b.rep] = clock_ns() - start;
-		if (!done)
-			return fails(row, &b, "fails");
-		right = right && row->check(&b);
+		if (!done) {
+			fails(row, &b, "fails");
+			return failed;
+		}
+		outcome.right = outcome.right && row->check(&b);
 	}
 	qsort(costs + WARM_UPS, REPS, sizeof(*costs), compare_costs);
 	cost = costs[WARM_UPS + REPS / 2];
-	printf("figures: row=%s driver=%d huge=%d size=%zu units=%zu reps=%d cost=%llu right=%d\n",
-	       row->name, !row->bare, test->huge, test->size, row->units, REPS,
-	       cost > nothing ? cost - nothing : 0, right);
-	return right || may_be_wrong || fails(row, &b, "moves wrong data");
+	outcome.cost = cost > nothing ? cost - nothing : 0;
+	outcome.done = outcome.right || may_be_wrong;
+	if (!outcome.done)
+		fails(row, &b, "moves wrong data");
+	return outcome;
 }
 
-static void report(const struct test *test, bool may_be_wrong)
+/* The same in a process of its own. */
+static struct outcome run_apart(const struct test *test, bool may_be_wrong)
 {
-	int status;
+	struct outcome outcome = {};
+	int ends[2];
 	pid_t pid;
 
 	fflush(stdout);
+	if (pipe(ends))
+		die("pipe");
 	pid = fork();
 	if (pid < 0)
 		die("fork");
 	if (!pid) {
-		status = run(test, may_be_wrong) ? KSFT_PASS : KSFT_FAIL;
+		outcome = run(test, may_be_wrong);
 		fflush(stdout);
-		_exit(status);
+		_exit(write(ends[1], &outcome, sizeof(outcome)) != sizeof(outcome));
 	}
-	if (waitpid(pid, &status, 0) != pid)
+	close(ends[1]);
+	if (read(ends[0], &outcome, sizeof(outcome)) != sizeof(outcome))
+		outcome = (struct outcome){};
+	close(ends[0]);
+	if (waitpid(pid, NULL, 0) != pid)
 		die("waitpid");
-	ksft_test_result(!status, "%s at %zu%s\n", test->row->name, test->size,
-			 test->huge ? ", huge" : "");
+	return outcome;
+}
+
+static void print_figures(const struct test *test, __u64 cost, bool right)
+{
+	const struct row *row = test->row;
+
+	printf("figures: row=%s driver=%d huge=%d size=%zu units=%zu reps=%d cost=%llu right=%d\n",
+	       row->name, !row->bare, test->huge, test->size, row->units, REPS, cost, right);
+}
+
+/* Runs tests by turns, and reports each. */
+static void report(const struct test *tests, size_t ntests, size_t processes, bool may_be_wrong)
+{
+	struct {
+		bool failed, wrong;
+		__u64 costs[PROCESSES];
+	} *of = calloc(ntests, sizeof(*of));
+	size_t round, i;
+
+	if (!of)
+		die("calloc");
+	for (round = 0; round < processes; round++) {
+		for (i = 0; i < ntests; i++) {
+			size_t at = (i + round) % ntests;
+			struct outcome outcome = {};
+
+			if (!of[at].failed)
+				outcome = run_apart(&tests[at], may_be_wrong);
+			of[at].failed = !outcome.done;
+			of[at].wrong = of[at].wrong || !outcome.right;
+			of[at].costs[round] = outcome.cost;
+		}
+	}
+	for (i = 0; i < ntests; i++) {
+		const struct test *test = &tests[i];
+		const struct row *row = test->row;
+
+		qsort(of[i].costs, processes, sizeof(*of[i].costs), compare_costs);
+		if (!of[i].failed)
+			print_figures(test, of[i].costs[processes / 2], !of[i].wrong);
+		ksft_test_result(!of[i].failed, "%s at %zu%s\n", row->name, test->size,
+				 test->huge ? ", huge" : "");
+	}
+	free(of);
+}
+
+/* Uses the low numbers up, if there is a driver. */
+static void use_up_numbers(void)
+{
+	void *mem[] = { map_kind(ANON, PAGE), map_kind(ANON, PAGE) };
+	size_t i;
+	pid_t pid;
+
+	for (i = 0; i < FIRST_NUMBER / 2; i++) {
+		pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
+			struct link link;
+
+			if (link_open(&link) && !(region_on(&link, mem[0], PAGE, ALL_ACCESS).mr &&
+						  region_on(&link, mem[1], PAGE, ALL_ACCESS).mr))
+				die("cannot register regions");
+			_exit(0);
+		}
+		if (waitpid(pid, NULL, 0) != pid)
+			die("waitpid");
+	}
 }
 
 static bool is_chosen(const struct row *row, char **names)
@@ -632,12 +730,24 @@ static const size_t *sizes_of(const struct row *row)
 	}
 }
 
+static bool is_message_of(const struct row *row, size_t wanted)
+{
+	const size_t *size;
+
+	for (size = sizes_of(row); row->scale == BYTES && *size; size++)
+		if (*size == wanted)
+			return true;
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	static struct test tests[4 * ARRAY_SIZE(rows)];
-	const size_t *size;
-	size_t ntests = 0, i;
+	static const size_t sizes[] = { 8, KIB, 64 * KIB };
+	size_t nmessages[ARRAY_SIZE(sizes)], ntests = 0, first, i;
+	const struct row *row, *end = rows + ARRAY_SIZE(rows);
 	bool may_be_wrong = false;
+	const size_t *size;
 	int opt;
 
 	while ((opt = getopt(argc, argv, "w")) != -1) {
@@ -647,18 +757,28 @@ int main(int argc, char **argv)
 		}
 		may_be_wrong = true;
 	}
-	for (i = 0; i < ARRAY_SIZE(rows); i++) {
-		if (!is_chosen(&rows[i], argv + optind))
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		first = ntests;
+		for (row = rows; row < end; row++)
+			if (is_chosen(row, argv + optind) && is_message_of(row, sizes[i]))
+				tests[ntests++] = (struct test){ row, sizes[i], false };
+		nmessages[i] = ntests - first;
+	}
+	for (row = rows; row < end; row++) {
+		if (!is_chosen(row, argv + optind) || row->scale == BYTES)
 			continue;
-		for (size = sizes_of(&rows[i]); *size; size++) {
-			tests[ntests++] = (struct test){ &rows[i], *size, false };
-			if (rows[i].scale == ALL_PAGES)
-				tests[ntests++] = (struct test){ &rows[i], *size, true };
+		for (size = sizes_of(row); *size; size++) {
+			tests[ntests++] = (struct test){ row, *size, false };
+			if (row->scale == ALL_PAGES)
+				tests[ntests++] = (struct test){ row, *size, true };
 		}
 	}
 	ksft_print_header();
 	ksft_set_plan(ntests);
-	for (i = 0; i < ntests; i++)
-		report(&tests[i], may_be_wrong);
+	use_up_numbers();
+	for (first = 0, i = 0; i < ARRAY_SIZE(sizes); first += nmessages[i++])
+		report(&tests[first], nmessages[i], PROCESSES, may_be_wrong);
+	for (; first < ntests; first++)
+		report(&tests[first], 1, 1, may_be_wrong);
 	ksft_finished();
 }

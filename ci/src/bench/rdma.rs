@@ -287,7 +287,9 @@ fn method(_: &Setting) -> String {
      Both ends of a transfer are in one process: what a message costs is the work of both, in \
      packets of 1 KiB. Figures are instructions, in user and kernel: the guest has one CPU, and its \
      clock advances by 1 ns for each (`-icount shift=0`). Each row is in a process of its own, \
-     after two rounds to warm up, the median of 15 rounds. A string instruction counts once for \
+     after two rounds to warm up, the median of 15 rounds; messages are measured by turns in seven \
+     rounds, of which it is the median, since what others leave in the allocator makes as much of \
+     a difference as paging does. A string instruction counts once for \
      each time it repeats."
         .into()
 }
