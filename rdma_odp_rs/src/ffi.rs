@@ -280,16 +280,14 @@ pub(crate) unsafe extern "C" fn ib_umem_odp_map_dma_and_lock(
         let mm = MmWithUser::into_mmput_async(mm);
         let source = Source::new(umem, region, &mm)?;
 
-        let mut small = [Entry::NONE; SMALL];
-        let mut large = KVVec::new();
-        let buffer = if pages.pages() <= SMALL {
-            &mut small[..]
+        let list = if pages.pages() <= SMALL {
+            umem::map(&source, &pages, access, &mut [Entry::NONE; SMALL])
         } else {
             let room = pages.pages().min(LARGE.max(region.pages_per_entry()));
-            large.resize(room, Entry::NONE, GFP_KERNEL)?;
-            &mut large[..]
+            let mut buffer = KVVec::from_elem(Entry::NONE, room, GFP_KERNEL)?;
+            umem::map(&source, &pages, access, &mut buffer)
         };
-        umem::map(&source, &pages, access, buffer)?.leave();
+        list?.leave();
         Ok(entries)
     };
     map().unwrap_or_else(|e: Error| e.to_errno())
