@@ -247,12 +247,15 @@ impl Locked<'_> {
 impl Pages for Locked<'_> {
     #[cold]
     fn ahead(&self, span: Span) -> Option<Span> {
+        let is_known = |page| self.entry(page, 1, VALID).is_some();
+        // Mostly that is enough to know.
+        if !is_known(span.start().checked_sub(PAGE_SIZE)?) {
+            return None;
+        }
         let (first, last, _) = self.bounds();
         let ahead = span.ahead(first, last + 1)?;
-        let before = ahead.start().checked_sub(PAGE_SIZE)?;
-        let is_known = |page| self.entry(page, 1, VALID).is_some();
         let mut pages = ahead.pages();
-        (is_known(before) && !pages.any(|page| is_known(page.start()))).then_some(ahead)
+        (!pages.any(|page| is_known(page.start()))).then_some(ahead)
     }
 
     #[inline]
