@@ -11,6 +11,7 @@ use duct::cmd;
 
 use super::{kunit, refuse_skips, tree as trees, Boots, Context};
 use crate::kernel::{Kernel, Kind};
+use crate::ktap::Stream;
 use crate::report::{Case, Verdict};
 use crate::source::{self, Source};
 use crate::step::Step;
@@ -338,6 +339,30 @@ EOF
 chmod +x "$bin/qemu-system-x86_64"
 PATH=$bin:$PATH exec "$@""#;
 
+/// What came of kunit.py.
+struct KunitRun {
+    /// How it ended.
+    ended: Result<()>,
+    /// Where the build warned.
+    warnings: String,
+    /// What the kernel printed; of what kunit.py makes of it the status is enough.
+    results: Vec<Stream>,
+}
+
+/// Runs kunit.py, which writes to `log` and puts what the kernel prints into `printed`. There are
+/// results also where a case failed or the build has warned: they are cases of their own.
+fn kunit_run(log: &Path, printed: &Path, run: impl FnOnce() -> Result<()>) -> KunitRun {
+    // The directory is used again; nothing of an earlier kernel may pass for this one's.
+    let _ = fs::remove_file(printed);
+    let ended = run();
+    let text = |path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    KunitRun {
+        ended,
+        warnings: text(log).map_or_else(|error| error.to_string(), |log| warnings(&log)),
+        results: crate::ktap::parse(&text(printed).unwrap_or_default()),
+    }
+}
+
 /// The kernel's own way to run KUnit suites, without KVM, with some options changed. Each case that is
 /// wanted must pass there, and the build must not warn.
 fn kunit_tool(
@@ -347,35 +372,16 @@ fn kunit_tool(
     options: &[&str],
     wanted: &[String],
 ) {
-    let directory = Path::new("tree").join(&base.slot);
-    let directory = directory.join(name.replacen(".py", "", 1));
-    let ran = context.paths.dir(directory).and_then(|build| {
-        // What the kernel printed; of what kunit.py makes of it the status is enough. That of the
-        // last run says nothing of this.
-        let printed = build.join("test.log");
-        if printed.exists() {
-            fs::remove_file(&printed)?;
+    let dir = Path::new("tree")
+        .join(&base.slot)
+        .join(name.replacen(".py", "", 1));
+    let build = match context.paths.dir(dir) {
+        Ok(build) => build,
+        Err(error) => {
+            context.outcome::<()>(name, Err(error));
+            return;
         }
-        let passed = run_kunit_tool(context, base, name, options, &build);
-        Ok((passed, fs::read_to_string(&printed).unwrap_or_default()))
-    });
-    let (passed, output) = match ran {
-        Ok((passed, output)) => (passed, output),
-        Err(error) => (Err(error), String::new()),
     };
-    context.outcome(name, passed);
-    context.judge_wanted_results(&format!("{name}: "), &crate::ktap::parse(&output), wanted);
-}
-
-/// Runs it in a directory. The build must not warn, which says nothing of the cases.
-fn run_kunit_tool(
-    context: &Context<'_>,
-    base: &Kernel,
-    name: &str,
-    options: &[&str],
-    build: &Path,
-) -> Result<()> {
-    let log = context.logs.join(format!("{name}.log"));
     let mut args: Vec<OsString> = ["-c", WITHOUT_KVM, "sh"].map(Into::into).into();
     args.push(context.logs.join("bin").into());
     args.push(base.source.join("tools/testing/kunit/kunit.py").into());
@@ -391,15 +397,20 @@ fn run_kunit_tool(
     );
     args.push(format!("--jobs={}", crate::toolchain::Toolchain::jobs()).into());
     args.push("--build_dir".into());
-    args.push(build.into());
+    args.push(build.clone().into());
     for option in options {
         args.push(format!("--kconfig_add={option}").into());
     }
     let command = context.tools.command(cmd("sh", args)).dir(&base.source);
-    Step::new(format!("{name}: building and running"), &log)
-        .by(context.deadline)
-        .run(command)?;
-    silent(&log)
+    let log = context.logs.join(format!("{name}.log"));
+    let step = Step::new(format!("{name}: building and running"), &log).by(context.deadline);
+    let ran = kunit_run(&log, &build.join("test.log"), || step.run(command));
+    let ended = context.outcome(name, ran.ended).is_some();
+    let no_warning = format!("{name}: no warning");
+    context.result(&no_warning, ran.warnings.is_empty(), &ran.warnings);
+    if ended || !ran.results.is_empty() {
+        context.judge_wanted_results(&format!("{name}: "), &ran.results, wanted);
+    }
 }
 
 /// Whether each module is signed, and is checked against the versions of what the helpers export.
@@ -622,5 +633,43 @@ mod tests {
     fn warnings_are_found() {
         assert_eq!(warnings("CC a.o\nb.c:1: warning: c\n"), "b.c:1: warning: c");
         assert_eq!(warnings("CC a.o\n"), "");
+    }
+
+    /// Runs something that leaves these behind.
+    fn ran(log: &str, printed: Option<&[u8]>, ended: Result<()>) -> KunitRun {
+        let dir = tempfile::tempdir().unwrap();
+        let (log_file, printed_file) = (dir.path().join("log"), dir.path().join("test.log"));
+        fs::write(&printed_file, "KTAP version 1\n1..1\nok 1 stale\n").unwrap();
+        kunit_run(&log_file, &printed_file, || {
+            fs::write(&log_file, log)?;
+            if let Some(printed) = printed {
+                fs::write(&printed_file, printed)?;
+            }
+            ended
+        })
+    }
+
+    // A console may print what is no text.
+    const PRINTED: &[u8] = b"\xffLinux version 7\nKTAP version 1\n1..1\nok 1 a\n";
+
+    #[test]
+    fn a_warning_costs_no_results() {
+        let ran = ran("a.o: warning: b\n", Some(PRINTED), Ok(()));
+        assert!(ran.ended.is_ok());
+        assert_eq!(ran.warnings, "a.o: warning: b");
+        assert_eq!(ran.results[0].lines[0].name, "a");
+    }
+
+    #[test]
+    fn a_failed_case_costs_no_results() {
+        let ran = ran("", Some(PRINTED), Err(anyhow::anyhow!("exit status: 1")));
+        assert!(ran.ended.is_err());
+        assert_eq!(ran.results[0].lines.len(), 1);
+    }
+
+    #[test]
+    fn what_an_earlier_kernel_printed_is_none() {
+        let ran = ran("", None, Ok(()));
+        assert_eq!(ran.results, []);
     }
 }
