@@ -15,6 +15,7 @@
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -124,40 +125,42 @@ bool mnh_find_secret(struct mm_struct *mm, unsigned long *start, unsigned long *
 EXPORT_SYMBOL_GPL(mnh_find_secret);
 
 /*
- * Whether a fault finds the page in memory, and a file system has no say in it:
- * it may wait for a disk, a network or user space, whatever the flags.
+ * Whether a fault needs neither a disk nor user space: nothing is swapped out,
+ * and the page is anonymous, or of a file in memory and there. What a file
+ * system waits for is its own affair. The caller puts the folio, which cannot be
+ * reclaimed before.
  */
-static bool mnh_is_at_hand(const struct vm_area_struct *vma, unsigned long address, bool write)
+static bool mnh_is_at_hand(const struct vm_area_struct *vma, unsigned long address,
+			   struct folio **folio)
 {
-	const struct vm_operations_struct *ops = vma->vm_ops;
-	struct folio *folio;
-	bool ready;
+	struct address_space *mapping;
 
+	if (get_mm_counter_sum(vma->vm_mm, MM_SWAPENTS))
+		return false;
 	if (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma))
 		return true;
-	if (!vma->vm_file || !ops->map_pages)
+	mapping = vma->vm_file ? vma->vm_file->f_mapping : NULL;
+	/* While a hole is punched, faults wait for the end of that. */
+	if (!mapping || !shmem_mapping(mapping) || READ_ONCE(mapping->host->i_private))
 		return false;
-	if (write && (vma->vm_flags & VM_SHARED) && (ops->page_mkwrite || ops->pfn_mkwrite))
-		return false;
-	folio = filemap_get_folio(vma->vm_file->f_mapping, linear_page_index(vma, address));
-	if (IS_ERR(folio))
-		return false;
-	/* To read ahead is to wait for a queue, at times. */
-	ready = folio_test_uptodate(folio) && !folio_test_readahead(folio);
-	folio_put(folio);
-	return ready;
+	*folio = filemap_get_folio(mapping, linear_page_index(vma, address));
+	if (IS_ERR(*folio))
+		*folio = NULL;
+	return *folio && folio_test_uptodate(*folio);
 }
 
 /*
- * Faults a page in that hmm would fault in, and tells whether it did. The mmap
- * lock must be held, for writing even: it is not dropped, so what would have to
- * wait for somebody who may need it is not done.
+ * Faults a page in that hmm would fault in. False if it did not; if it did, the
+ * page may be there. The mmap lock must be held, for writing even: it is not
+ * dropped, so what would have to wait for somebody who may need it is not done.
  */
 bool mnh_fault_in_nowait(struct mm_struct *mm, unsigned long address, bool write)
 {
 	unsigned int flags = FAULT_FLAG_REMOTE | FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT;
 	vm_flags_t wanted = VM_READ;
 	struct vm_area_struct *vma = vma_lookup(mm, address);
+	struct folio *folio = NULL;
+	bool done = false;
 
 	if (write) {
 		flags |= FAULT_FLAG_WRITE;
@@ -165,9 +168,14 @@ bool mnh_fault_in_nowait(struct mm_struct *mm, unsigned long address, bool write
 	}
 	if (!vma || (vma->vm_flags & (wanted | VM_IO | VM_PFNMAP)) != wanted)
 		return false;
-	if (!mnh_is_at_hand(vma, address, write))
-		return false;
-	return !(handle_mm_fault(vma, address, flags, NULL) & (VM_FAULT_ERROR | VM_FAULT_RETRY));
+	if (mnh_is_at_hand(vma, address, &folio)) {
+		vm_fault_t fault = handle_mm_fault(vma, address, flags, NULL);
+
+		done = !(fault & (VM_FAULT_ERROR | VM_FAULT_RETRY));
+	}
+	if (folio)
+		folio_put(folio);
+	return done;
 }
 EXPORT_SYMBOL_GPL(mnh_fault_in_nowait);
 

@@ -350,7 +350,8 @@ impl<'a, N: Subscription> Fault<'a, '_, '_, N> {
         )
     }
 
-    /// Faults in what is wanted and was not there at the last look. Returns whether it did.
+    /// Faults in what is wanted and was not there at the last look. Returns whether it is worth
+    /// looking again.
     fn fault_in_nowait(&self, mmap: &MmapWriteKillable<'_>) -> bool {
         let first = self.request.range.start();
         self.pfns.iter().enumerate().all(|(page, &pfn)| {

@@ -128,10 +128,11 @@ impl<'a> MmapWriteKillable<'a> {
     }
 
     /// Faults in the page at `address`, to be written to if `write` says so, if that can be done
-    /// without dropping the lock, and without waiting for a disk or for user space. Returns whether
-    /// it was: not if userfaultfd is asked, if the page of a file is not in memory, or its file
-    /// system wants to know of the write; if the page-fault handler refuses, or if hmm would not
-    /// fault the page in.
+    /// without dropping the lock, and without waiting for a disk or for user space: of memory that
+    /// is anonymous or of a file in memory (shmem, hugetlb), and only while nothing of the address
+    /// space is swapped out. [`false`]: it was not done, since that is not so, userfaultfd would be
+    /// asked, the page-fault handler refuses, or hmm would not fault the page in. [`true`]: it is
+    /// worth looking again.
     ///
     /// To break the sharing of a page, or to move it here from a device, invalidates it.
     ///

@@ -126,8 +126,8 @@ fn hide_secrets(
     Ok(())
 }
 
-/// Faults in what `access` wants and `read`, a look at `pages`, did not find. Returns whether it
-/// did.
+/// Faults in what `access` wants and `read`, a look at `pages`, did not find. Returns whether it is
+/// worth looking again.
 fn fault_in_nowait(
     mmap: &MmapWriteKillable<'_>,
     pages: &PageRange,
