@@ -23,10 +23,17 @@ void rxe_rs_read_page(void *to, unsigned long hmm_pfn, size_t len, size_t offset
 	memcpy(to, rxe_rs_address(hmm_pfn, offset), len);
 }
 
-/* The core marks what may have been written to dirty when its mapping ends. */
+/*
+ * The core marks what may have been written to dirty when its mapping ends. There
+ * is at least a byte.
+ */
 void rxe_rs_write_page(unsigned long hmm_pfn, const void *from, size_t len, size_t offset)
 {
+	unsigned long i;
+
 	memcpy(rxe_rs_address(hmm_pfn, offset), from, len);
+	for (i = offset >> PAGE_SHIFT; i <= (offset + len - 1) >> PAGE_SHIFT; i++)
+		flush_dcache_page(hmm_pfn_to_page(hmm_pfn + i));
 }
 
 void rxe_rs_flush_page(unsigned long hmm_pfn, size_t offset, size_t len)

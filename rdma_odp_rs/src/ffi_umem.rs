@@ -295,11 +295,12 @@ impl Pages for List<'_> {
     }
 
     fn slots(&mut self, entries: Range<usize>) -> &mut [Entry] {
-        let first = self.element(entries.start).cast();
+        let all = self.0.region.map_or(0, |region| region.entries());
         // SAFETY: The list has an element for each entry of the region, and an `Entry` is a
         // transparent number. The mutex is held, by the type invariant, and `self` is borrowed
         // mutably.
-        unsafe { slice::from_raw_parts_mut(first, entries.len()) }
+        let all = unsafe { slice::from_raw_parts_mut(self.element(0).cast(), all) };
+        all.get_mut(entries).unwrap_or(&mut [])
     }
 
     fn mapped(&mut self) -> &mut Mapped {

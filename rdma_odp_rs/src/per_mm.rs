@@ -44,8 +44,8 @@ pub(crate) struct UcontextPerMm {
     key: Key,
     /// Which the key names, and which is another process's as soon as nobody holds on to it.
     tgid: Tgid,
-    /// Counts the uses. It leaves and reaches zero under the registry's mutex, with which the
-    /// context comes into the registry and goes.
+    /// Counts the uses. It is 1 when the context comes into the registry, and reaches zero under the
+    /// registry's mutex only, when the context leaves it.
     users: Atomic<usize>,
     #[pin]
     umems: UmemTree,
@@ -120,7 +120,7 @@ impl UcontextPerMm {
 ///
 /// # Context
 ///
-/// Dropping the last waits for invalidations in flight.
+/// Dropping it may be the end of the context, which waits for invalidations in flight.
 ///
 /// # Invariants
 ///

@@ -64,7 +64,7 @@ pub trait Pages {
     fn get(&self, index: usize) -> Entry;
     /// Puts `entry` there.
     fn set(&mut self, index: usize, entry: Entry);
-    /// All of a range of indices.
+    /// All of a range of indices, none of them above the last.
     fn slots(&mut self, entries: Range<usize>) -> &mut [Entry];
     /// Where there may be pages.
     fn mapped(&mut self) -> &mut Mapped;
@@ -312,7 +312,7 @@ fn merge_run(
     access: Access,
 ) -> (bool, Option<Refused>) {
     let (mut next, mut some) = (run.start, false);
-    loop {
+    while next < run.end {
         let slots = list.slots(next..run.end);
         let read = read.get((next - run.start) * per_entry..).unwrap_or(&[]);
         let stopped = match per_entry {
@@ -323,7 +323,7 @@ fn merge_run(
             }
         };
         match stopped {
-            None => return (some, None),
+            None => break,
             Some((_, Stopped::Refused(refused))) => return (some, Some(refused)),
             Some((at, Stopped::Moved(new))) => {
                 // It changes with an invalidation only, which would have taken the mapping away.
@@ -333,6 +333,7 @@ fn merge_run(
             }
         }
     }
+    (some, None)
 }
 
 /// The loop of the above, with where it stops. It is run for each page that is prefetched, and in

@@ -80,6 +80,7 @@ impl Pages for Locked<'_> {
         self.0.entries[index] = entry;
     }
     fn slots(&mut self, entries: Range<usize>) -> &mut [Entry] {
+        assert!(!entries.is_empty());
         &mut self.0.entries[entries]
     }
     fn mapped(&mut self) -> &mut Mapped {
@@ -366,6 +367,24 @@ fn a_page_is_dirty_if_the_device_may_have_written() {
             assert_eq!(world.list.borrow().dirty, expected);
             world.check();
         }
+    }
+}
+
+/// Nobody should change a page without an invalidation. If it happens, what the device has mapped is
+/// unmapped, and the rest goes on, also behind the last one.
+#[test]
+fn a_page_that_has_changed_unseen_is_unmapped() {
+    for moved in [0..1, 1..3, 3..4, 0..4] {
+        let world = World::new(4, 12, absent(4), false);
+        world.map(0, 4, Access::Read, 4).unwrap();
+        world.map_dma();
+        for page in moved.clone() {
+            world.ptes.borrow_mut()[page] = Pte::Absent;
+        }
+        world.map(0, 4, Access::Write, 4).unwrap();
+        world.check();
+        let kept: BTreeSet<_> = (0..4).filter(|page| !moved.contains(page)).collect();
+        assert_eq!(world.list.borrow().dma, kept);
     }
 }
 

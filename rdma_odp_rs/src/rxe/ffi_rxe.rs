@@ -388,7 +388,7 @@ unsafe extern "C" fn rxe_odp_mr_copy(
     let mr = unsafe { Mr::from_raw(raw) };
     // SAFETY: The caller promises that it pages on demand.
     let backing = unsafe { mr.backing_of_odp() };
-    let (Backing::Explicit(umem), Ok(size)) = (backing, usize::try_from(length)) else {
+    let (Backing::Explicit(umem), Ok(size @ 1..)) = (backing, usize::try_from(length)) else {
         // SAFETY: By what the caller promises.
         return unsafe { copy_any(raw, iova, addr, length, dir) };
     };
