@@ -11,8 +11,8 @@
 //! try excludes what it can: it has the pages faulted in, and then holds everybody off who changes
 //! page tables under the locks of the address space while it looks. Who zaps in a loop may do so in
 //! between, each time, in step with the fault; so what is missing is faulted in again then, if that
-//! waits for no disk and no user space. Reclaim, migration, truncation and exit come under other locks,
-//! so that try may collide as well. The caller's time bounds the whole.
+//! waits for no disk and no user space. Reclaim, migration, truncation and exit come under other
+//! locks, so that try may collide as well. The caller's time bounds the whole.
 
 #![forbid(unsafe_code)]
 

@@ -44,8 +44,8 @@ pub(crate) struct UcontextPerMm {
     key: Key,
     /// Which the key names, and which is another process's as soon as nobody holds on to it.
     tgid: Tgid,
-    /// Counts the uses. It is 1 when the context comes into the registry, and reaches zero under the
-    /// registry's mutex only, when the context leaves it.
+    /// Counts the uses. It is 1 when the context comes into the registry, and reaches zero under
+    /// the registry's mutex only, when the context leaves it.
     users: Atomic<usize>,
     #[pin]
     umems: UmemTree,
