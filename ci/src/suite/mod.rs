@@ -423,6 +423,11 @@ impl Context<'_> {
         let before = self.cases.len();
         let results = self.judge_results(prefix, streams);
         refuse_skips(&mut self.cases[before..], &[]);
+        self.fail_missing(prefix, &results, wanted);
+    }
+
+    /// Fails each of the `wanted` cases that is not among those that gave a result.
+    fn fail_missing(&mut self, prefix: &str, results: &[String], wanted: &[String]) {
         for missing in wanted.iter().filter(|name| !results.contains(name)) {
             self.fail(&format!("{prefix}{missing}"), "it gave no result".into());
         }

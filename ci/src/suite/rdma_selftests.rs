@@ -84,13 +84,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         programs.len(),
         streams.len()
     );
-    let lines = || streams.iter().flat_map(|stream| &stream.lines);
-    for missing in wanted
-        .iter()
-        .filter(|name| lines().all(|line| line.name != **name))
-    {
-        context.fail(missing, "it gave no result".into());
-    }
+    let lines = streams.iter().flat_map(|stream| &stream.lines);
+    let results: Vec<String> = lines.map(|line| line.name.clone()).collect();
+    context.fail_missing("", &results, &wanted);
     if context.full {
         let program = command(Which::Rust, &rdma, &rdma.kunit(), &programs);
         leaks::run(context, machine, rdma, program, &wanted)?;
