@@ -326,8 +326,8 @@ impl<'a> Pages<'a> {
         let mapped = 1usize << entry.order();
         let whole = entry.0.get() & (VALID | ERROR) == VALID
             && mapped > 1
-            && mapped.is_multiple_of(self.pfns.len())
-            && self.range.first_page().is_multiple_of(self.pfns.len());
+            && mapped % self.pfns.len() == 0
+            && self.range.first_page() % self.pfns.len() == 0;
         // INVARIANT: It is valid, as was just checked.
         whole.then_some(entry)
     }
