@@ -6,6 +6,7 @@ use crate::{
     engine::{Engine, Resolve},
     page_table::{PageTable, Run},
 };
+use core::slice;
 use kernel::{
     page::{PAGE_SHIFT, PAGE_SIZE},
     uaccess::UserPtr,
@@ -22,6 +23,21 @@ pub(crate) struct CpuEngine;
 /// Where the CPU finds what is in a frame, and how many pages from there on are neighbours.
 fn resolve(memory: &impl Resolve, pfn: usize) -> (usize, usize) {
     memory.backing(pfn).unwrap_or((pfn, usize::MAX))
+}
+
+/// Returns the whole pages at the start of a buffer.
+fn whole_pages(buffer: &[u8]) -> &[[u8; PAGE_SIZE]] {
+    let pages = buffer.len() / PAGE_SIZE;
+    // SAFETY: So many pages fit into the buffer, whose bytes are initialized and borrowed for as long
+    // as what is returned; an array of bytes is aligned anywhere.
+    unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), pages) }
+}
+
+/// Returns the whole pages at the start of a buffer, to write to.
+fn whole_pages_mut(buffer: &mut [u8]) -> &mut [[u8; PAGE_SIZE]] {
+    let pages = buffer.len() / PAGE_SIZE;
+    // SAFETY: As in `whole_pages()`, and the buffer is borrowed by nobody else.
+    unsafe { slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), pages) }
 }
 
 /// Calls `copy` for each piece of `range`, with its entry, the page of that to begin with, the page
@@ -60,7 +76,7 @@ fn copy_each(
 
 impl Engine for CpuEngine {
     fn read(&self, table: &PageTable<Entry>, range: PageRange, buffer: &mut [u8]) -> usize {
-        let (data, _) = buffer.as_chunks_mut::<PAGE_SIZE>();
+        let data = whole_pages_mut(buffer);
         copy_each(table, range, |entry, page, at, pages| {
             let Some(data) = data.get_mut(at..at + pages) else {
                 return false;
@@ -74,7 +90,7 @@ impl Engine for CpuEngine {
     }
 
     fn write(&self, table: &PageTable<Entry>, range: PageRange, buffer: &[u8]) -> usize {
-        let (data, _) = buffer.as_chunks::<PAGE_SIZE>();
+        let data = whole_pages(buffer);
         copy_each(table, range, |entry, page, at, pages| {
             let Some(data) = data.get(at..at + pages).filter(|_| entry.writable()) else {
                 return false;
