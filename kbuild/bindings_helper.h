@@ -15,9 +15,6 @@
 #include "mmu_notifier_helpers_trace.h"
 #include "shims.h"
 
-/* A macro with a cast, which bindgen does not evaluate. */
-const dma_addr_t MNH_DMA_MAPPING_ERROR = DMA_MAPPING_ERROR;
-
 /*
  * Where C has the fields that we read, directly or through the kernel crate.
  * The helper crate compares: bindgen loses the alignment of structures that

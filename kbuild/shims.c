@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/dma-mapping.h>
 #include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -209,6 +210,9 @@ EXPORT_SYMBOL_GPL(mnh_fs_reclaim_release);
  * this is for.
  */
 static_assert(!IS_ENABLED(CONFIG_HIGHMEM));
+
+/* dma.rs writes it so: bindgen 0.71 evaluates neither the macro nor a constant. */
+static_assert(DMA_MAPPING_ERROR == ~(dma_addr_t)0);
 
 static void *mnh_address(unsigned long pfn)
 {

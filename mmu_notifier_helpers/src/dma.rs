@@ -138,6 +138,9 @@ use kernel::{
     sync::aref::ARef,
 };
 
+/// The address that stands for none, C's macro of the name. The shims compare.
+const DMA_MAPPING_ERROR: DmaAddress = !0;
+
 /// What the mapping notes of a page; it stays when the page is read anew.
 const MAPPED: usize = bindings::hmm_pfn_flags_HMM_PFN_DMA_MAPPED
     | bindings::hmm_pfn_flags_HMM_PFN_P2PDMA
@@ -355,7 +358,7 @@ impl Mappings {
             }
             *self.pfn(index) = page.pfn() | flags | (*self.pfn(index) & MAPPED);
             let dma = bindings::hmm_dma_map_pfn(as_raw(&self.dev), self.map.get(), index, p2pdma);
-            if dma == bindings::MNH_DMA_MAPPING_ERROR {
+            if dma == DMA_MAPPING_ERROR {
                 self.unmap(index..index + 1);
                 return Err(EIO);
             }
