@@ -13,7 +13,8 @@
     missing_docs,
     non_camel_case_types,
     non_upper_case_globals,
-    unreachable_pub
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
 )]
 
 use crate::entry;
