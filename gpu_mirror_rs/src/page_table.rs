@@ -123,8 +123,11 @@ impl<E> Mapping<E> {
         spare: &mut SpareLeaf<E>,
     ) -> Result {
         let set = |leaf: &mut Leaf<E>| {
-            let replaced = entries.map(|(addr, entry)| leaf[page_in_leaf(addr)].replace(entry));
-            replaced.filter(Option::is_none).count() as u16
+            let mut new = 0;
+            for (addr, entry) in entries {
+                new += u16::from(leaf[page_in_leaf(addr)].replace(entry).is_none());
+            }
+            new
         };
         if let Some(Self::Leaf { leaf, used }) = slot {
             *used += set(leaf);
