@@ -12,6 +12,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::progress;
 
+/// Where the workshop has the host's files.
+pub(crate) const HOST: &str = "/host";
+/// What of the host's the workshop has its own of.
+const OWN: [&str; 4] = ["/usr", "/etc", "/var", "/boot"];
+
 /// How many runs keep their logs.
 const KEPT_LOGS: usize = 40;
 
@@ -76,26 +81,59 @@ impl Paths {
         self.dir(Path::new("logs").join(format!("{now}-{}-{step}", std::process::id())))
     }
 
-    /// Keeps other runs away from what is built in the cache until it is dropped.
-    pub(crate) fn lock(&self) -> Result<Flock<File>> {
-        let path = self.dir("")?.join("lock");
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) => {
-                progress::note("another run is building, waiting for it");
-                Flock::lock(file, FlockArg::LockExclusive)
-                    .map_err(|(_, errno)| errno)
-                    .with_context(|| format!("cannot lock {}", path.display()))
-            }
-            Err((_, errno)) => {
-                Err(errno).with_context(|| format!("cannot lock {}", path.display()))
-            }
+    /// Keeps other runs away from one thing that is built in the cache until it is dropped.
+    pub(crate) fn lock(&self, what: impl AsRef<Path>) -> Result<Flock<File>> {
+        let name = tag(what.as_ref());
+        let path = self.dir("locks")?.join(&name);
+        lock(
+            &path,
+            (FlockArg::LockExclusiveNonblock, FlockArg::LockExclusive),
+            &format!("another run is building {name}, waiting for it"),
+        )
+    }
+
+    /// Keeps other runs from changing what is read until it is dropped.
+    pub(crate) fn share(path: &Path) -> Result<Flock<File>> {
+        lock(
+            path,
+            (FlockArg::LockSharedNonblock, FlockArg::LockShared),
+            "another run is at work on the kernel's source, waiting for it",
+        )
+    }
+}
+
+fn lock(path: &Path, (try_it, wait): (FlockArg, FlockArg), why: &str) -> Result<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, try_it) {
+        Ok(lock) => Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            progress::note(why);
+            Flock::lock(file, wait)
+                .map_err(|(_, errno)| errno)
+                .with_context(|| format!("cannot lock {}", path.display()))
         }
+        Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// A path of the host's as this program, which is in the workshop, finds it.
+pub(crate) fn seen(path: &Path) -> PathBuf {
+    let is_own = OWN.iter().any(|own| path.starts_with(own)) && !path.starts_with(HOST);
+    match path.strip_prefix("/") {
+        Ok(below) if is_own => Path::new(HOST).join(below),
+        _ => path.into(),
+    }
+}
+
+/// A path of this program's as the host has it.
+pub(crate) fn of_host(path: &Path) -> PathBuf {
+    match path.strip_prefix(HOST) {
+        Ok(below) => Path::new("/").join(below),
+        Err(_) => path.into(),
     }
 }
 
@@ -165,16 +203,30 @@ mod tests {
             checkout: "/".into(),
             cache: dir.path().into(),
         };
-        let lock = paths.lock().unwrap();
+        let lock = paths.lock("a/b").unwrap();
         let try_again = || {
             let file = File::options()
                 .append(true)
-                .open(dir.path().join("lock"))
+                .open(dir.path().join("locks/a_b"))
                 .unwrap();
             Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
         };
         assert!(!try_again());
+        // What is built beside is nobody's concern.
+        drop(paths.lock("a/c").unwrap());
         drop(lock);
         assert!(try_again());
+    }
+
+    #[test]
+    fn the_hosts_files_are_found_from_the_workshop() {
+        for (host, ours) in [
+            ("/usr/src/k", "/host/usr/src/k"),
+            ("/home/u/k", "/home/u/k"),
+            ("/etcetera", "/etcetera"),
+        ] {
+            assert_eq!(seen(Path::new(host)), Path::new(ours));
+            assert_eq!(of_host(Path::new(ours)), Path::new(host));
+        }
     }
 }

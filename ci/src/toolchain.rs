@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one toolchain, Debian's, for what runs on the host and in the kernel.
+//! The one toolchain, the workshop's, for what runs on the host and in the kernel.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,12 @@ impl Toolchain {
     /// Finds the tools and checks that they belong together.
     pub(crate) fn new(paths: &Paths) -> Result<Self> {
         let mut path = OsString::from(format!("{LLVM}/bin:"));
-        path.push(paths.cache.join("tools/bin"));
-        path.push(":/usr/bin:/usr/sbin:/bin:/sbin");
+        path.push("/usr/sbin:/usr/bin");
         let rustc = |args: &[&str]| {
             duct::cmd("/usr/bin/rustc", args)
                 .env("PATH", &path)
                 .read()
-                .context("Debian's rustc does not run: start with ci/run, which installs it")
+                .context("rustc does not run: start with ci/run, which makes the workshop that it is in")
         };
         let verbose = rustc(&["-vV"])?;
         let version = verbose
@@ -67,9 +66,19 @@ impl Toolchain {
 
     /// `make` as the kernel wants it.
     pub(crate) fn make(&self, args: &[OsString]) -> Expression {
+        self.make_by(cmd("make", self.make_words(args)))
+    }
+
+    /// The words for `make`.
+    pub(crate) fn make_words(&self, args: &[OsString]) -> Vec<OsString> {
         let mut all: Vec<OsString> = vec![format!("-j{}", Self::jobs()).into()];
         all.extend_from_slice(args);
-        self.tool(cmd("make", all))
+        all
+    }
+
+    /// A command that calls `make` as the kernel wants it.
+    pub(crate) fn make_by(&self, command: Expression) -> Expression {
+        self.tool(command)
             // What the caller's own make says must not get in here.
             .env_remove("MAKEFLAGS")
             .env_remove("MAKELEVEL")
