@@ -7,20 +7,20 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::gdb;
 use crate::kernel::Kind;
 use crate::modules::Which;
 
 /// What the environment may say, for the end of the help.
 const ENVIRONMENT: &str = "\
 Environment:
-  KDIR            a kernel tree of yours, configured with Rust and built with LLVM=1, used in place of ours
-  XDG_CACHE_HOME  where the cache goes, as mmu-notifier-helpers; ~/.cache if not set
-  RUST_LIB_SRC    the source of Rust's library, if it is not where Debian has it";
+  KDIR            a kernel tree of yours, configured with Rust and built, used in place of ours
+  XDG_CACHE_HOME  where the cache goes, as mmu-notifier-helpers; ~/.cache if not set";
 
 /// What `exec` returns.
 const STATUSES: &str = "\
-The guest sees the host's files, in the same places, and starts in the same directory with the same environment. \
-It can write anywhere; what it writes is gone when it ends. Results leave through standard output, which is the \
+The program is one of the host's. The guest sees the host's files, in the same places, and starts in the same \
+directory with the same environment. It can write anywhere; what it writes is gone when it ends. Results leave through standard output, which is the \
 program's alone; standard input and standard error are passed as well.
 
 Exit status:
@@ -36,13 +36,22 @@ Exit status:
 
 /// Builds a kernel and boots it, to run the project's drivers and what checks them.
 #[derive(Debug, Parser)]
-#[command(name = "ci/run", bin_name = "ci/run", after_help = ENVIRONMENT, disable_help_subcommand = true)]
+#[command(
+    name = "ci/run",
+    bin_name = "ci/run",
+    after_help = ENVIRONMENT,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     /// The checkout to work on.
     #[arg(long, hide = true, default_value = ".")]
     pub(crate) checkout: PathBuf,
+    /// Print the versions of all that was fetched
+    #[arg(long, short = 'V')]
+    pub(crate) version: bool,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
 }
 
 /// The commands.
@@ -59,12 +68,15 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Boot, load a GPU mirror and give a shell in the guest
     Shell(Boot),
-    /// Build the kernel only
+    /// Build a module of yours against the guest's kernel and print where it is
+    #[command(after_help = MODULE)]
+    Module(Module),
+    /// Build the kernel only, and print where its image is
     Kernel {
         /// Which kernel
         #[arg(long, value_enum, default_value = "debug")]
         kernel: Kind,
-        /// Look for a newer kernel at Debian's
+        /// Look for newer packages at Debian's first, and take them for all that follows
         #[arg(long)]
         update: bool,
     },
@@ -81,6 +93,13 @@ pub(crate) enum Command {
         #[arg(long)]
         keep_source: bool,
     },
+    /// Prints which sets of packages a command takes beside the first.
+    #[command(hide = true)]
+    Needs {
+        /// The command.
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
     /// Runs inside the guest.
     #[command(hide = true)]
     Guest {
@@ -89,11 +108,30 @@ pub(crate) enum Command {
     },
 }
 
+/// What `module` takes and gives.
+const MODULE: &str = "\
+The directory has a Kbuild or a Makefile that says obj-m, as for any module. One in Rust may use the crates of \
+the project: `use mmu_notifier_helpers::…`. Nothing is written into the directory. The file's path is the last \
+line of standard output; `ci/run exec --module FILE` loads it.";
+
+/// `module`.
+#[derive(Debug, Args)]
+pub(crate) struct Module {
+    /// Where the module's sources are
+    pub(crate) dir: PathBuf,
+    /// Which kernel
+    #[arg(long, value_enum, default_value = "stock")]
+    pub(crate) kernel: Kind,
+    /// Against the symbols of these RDMA modules: those with the crates
+    #[arg(long, value_name = "WHOSE", value_parser = ["rust"])]
+    pub(crate) rdma: Option<String>,
+}
+
 /// What to boot.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Boot {
     /// Which kernel
-    #[arg(long, value_enum, default_value = "debug")]
+    #[arg(long, value_enum, default_value = "stock")]
     pub(crate) kernel: Kind,
     /// Whose GPU mirror to load
     #[arg(long, value_enum, default_value = "rust")]
@@ -102,11 +140,11 @@ pub(crate) struct Boot {
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub(crate) rdma: Option<Which>,
     /// Count instructions: the guest's clock advances by 1 ns for each; one CPU, no KVM
-    #[arg(long, conflicts_with = "smp")]
+    #[arg(long)]
     pub(crate) icount: bool,
-    /// How many CPUs the guest has
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=16))]
-    pub(crate) smp: u32,
+    /// How many CPUs the guest has; 2 if not said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) smp: Option<u32>,
     /// How much memory the guest has, with M or G
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory)]
     pub(crate) mem: u64,
@@ -116,6 +154,9 @@ pub(crate) struct Boot {
     /// More for the kernel's command line
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub(crate) append: Vec<String>,
+    /// Wait for a debugger before the kernel starts, and say how to connect one
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = gdb::PORT)]
+    pub(crate) gdb: Option<u16>,
 }
 
 /// `exec`.
@@ -126,6 +167,12 @@ pub(crate) struct Exec {
     /// Seconds that the program may take; 0 is for ever
     #[arg(long, value_name = "SECONDS", default_value = "600")]
     pub(crate) timeout: u64,
+    /// Load this module before the program starts; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: Vec<PathBuf>,
+    /// Run a program of the workshop's, in its Debian 13, and not of the host's
+    #[arg(long)]
+    pub(crate) workshop: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

@@ -3,7 +3,7 @@
 //! A signal that ends this program ends what it started as well: a build, a guest.
 
 use std::process::Child;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use nix::sys::signal::{killpg, Signal};
@@ -12,15 +12,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-/// The process group that runs now; there is one at most.
-static RUNNING: AtomicI32 = AtomicI32::new(0);
+/// The process groups that run now.
+static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
-/// Starts to look out for signals.
+fn running() -> MutexGuard<'static, Vec<i32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts to look out for signals. What `ci/run` started beside this program ends with it too.
 pub(crate) fn watch() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let beside = std::env::var("CI_BESIDE").ok();
+    let beside = beside.and_then(|group| group.parse().ok()).unwrap_or(0);
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            kill(RUNNING.load(Ordering::SeqCst));
+            kill(beside);
+            running().iter().copied().for_each(kill);
             let _ = emulate_default_handler(signal);
         }
     });
@@ -39,8 +46,13 @@ impl Group {
     /// The group that a process leads.
     pub(crate) fn led_by(leader: u32) -> Self {
         let group = i32::try_from(leader).unwrap_or(0);
-        RUNNING.store(group, Ordering::SeqCst);
+        running().push(group);
         Self(group)
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> i32 {
+        self.0
     }
 
     /// Kills all of it.
@@ -51,7 +63,10 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        RUNNING.store(0, Ordering::SeqCst);
+        let mut running = running();
+        if let Some(at) = running.iter().position(|group| *group == self.0) {
+            running.swap_remove(at);
+        }
     }
 }
 

@@ -5,9 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-mod apt;
 mod bench;
-mod clean;
 mod cli;
 mod coherent;
 mod config;
@@ -15,6 +13,7 @@ mod demo;
 mod disk;
 mod doc;
 mod exec;
+mod gdb;
 mod guest;
 mod interrupt;
 mod kernel;
@@ -23,6 +22,7 @@ mod ktap;
 mod libtest;
 mod lint;
 mod modules;
+mod needs;
 mod paths;
 mod progress;
 mod rdma;
@@ -33,11 +33,12 @@ mod step;
 mod suite;
 mod toolchain;
 mod tree;
+mod versions;
 mod vm;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -45,6 +46,12 @@ use paths::Paths;
 use toolchain::Toolchain;
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return match guest::init() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -67,8 +74,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<i32> {
-    if let Command::Guest { spec } = &cli.command {
-        return guest::main(spec).map(|()| 0);
+    match &cli.command {
+        Some(Command::Guest { spec }) => return guest::main(spec).map(|()| 0),
+        Some(Command::Needs { command }) => return Ok(needs::say(command)),
+        _ => {}
     }
     interrupt::watch()?;
     let checkout = cli
@@ -76,13 +85,20 @@ fn run(cli: Cli) -> Result<i32> {
         .canonicalize()
         .with_context(|| format!("there is no checkout at {}", cli.checkout.display()))?;
     let paths = Paths::new(checkout)?;
-    match cli.command {
+    if cli.version {
+        return versions::say(&paths);
+    }
+    let command = cli
+        .command
+        .context("say what to do; `ci/run --help` has the commands")?;
+    match command {
         Command::Exec(options) => exec::exec(&paths, &options),
         Command::Shell(options) => exec::shell(&paths, &options),
-        Command::Kernel { kernel, update } => {
+        Command::Module(options) => modules::module(&paths, &options),
+        Command::Kernel { kernel, .. } => {
             let tools = Toolchain::new(&paths)?;
-            let kernel = kernel::get(&paths, &tools, kernel, update)?;
-            println!("{}", vm::image(&kernel.build).display());
+            let kernel = kernel::get(&paths, &tools, kernel)?;
+            println!("{}", paths::of_host(&kernel.image).display());
             Ok(0)
         }
         Command::Test(options) => suite::test(&paths, &options),
@@ -90,7 +106,8 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Demo => demo::demo(&paths),
         Command::Lint => lint::lint(&paths),
         Command::Doc => doc::doc(&paths),
-        Command::Clean { yes, keep_source } => clean::clean(&paths, yes, keep_source),
-        Command::Guest { spec } => guest::main(&spec).map(|()| 0),
+        Command::Clean { .. } | Command::Needs { .. } | Command::Guest { .. } => {
+            bail!("start with ci/run, which does that itself")
+        }
     }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Boots a kernel in QEMU with virtme-ng and waits for what the guest says.
+//! Boots a kernel in QEMU and waits for what the guest says.
+//!
+//! The guest's root is the workshop, by virtiofs, so that no kernel needs an initramfs; the program may
+//! have the host's files in its place. Nothing of either can be written.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,11 +22,12 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use crate::guest::{self, Event, Spec};
+use crate::guest::{self, Event, Root, Spec};
 use crate::interrupt;
 use crate::klog::{self, Report};
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::progress::note;
+use crate::step;
 
 /// How long a kernel may take to come up.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
@@ -32,12 +35,18 @@ const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const DOWN_LIMIT: Duration = Duration::from_secs(120);
 /// How long a guest on hardware virtualization gets to show that it runs.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// The server of the guest's files.
+const VIRTIOFSD: &str = "/usr/libexec/virtiofsd";
+/// The first number of a file that QEMU inherits.
+const FIRST_FD: i32 = 10;
 
 /// The machine to boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
-    /// The kernel's build tree.
-    pub(crate) kernel: PathBuf,
+    /// The kernel's image.
+    pub(crate) image: PathBuf,
+    /// The modules of the kernel's own that the guest needs before anything else, by their names.
+    pub(crate) modprobe: Vec<String>,
     /// How many CPUs.
     pub(crate) cpus: u32,
     /// How much memory, in MiB.
@@ -46,6 +55,8 @@ pub(crate) struct Machine {
     pub(crate) append: Vec<String>,
     /// Whether the guest's clock counts instructions.
     pub(crate) icount: bool,
+    /// The port on which QEMU waits for a debugger before it starts the guest.
+    pub(crate) gdb: Option<u16>,
 }
 
 /// Where a stream of the program goes.
@@ -58,9 +69,9 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
-    /// A stream to be looked at afterwards.
+    /// A sink that keeps, and what it keeps.
     pub(crate) fn kept() -> (Self, Arc<Mutex<Vec<u8>>>) {
-        let kept = Arc::default();
+        let kept = Arc::<Mutex<Vec<u8>>>::default();
         (Self::Kept(Arc::clone(&kept)), kept)
     }
 }
@@ -114,52 +125,30 @@ impl Boot<'_> {
     /// Boots, waits and judges.
     pub(crate) fn run(self) -> Result<Outcome> {
         let log = self.logs.join("kernel.log");
-        let orders = self.orders()?;
         let (control, control_end) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdin_end, stdin) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdout, stdout_end) = pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, stderr_end) = pipe2(OFlag::O_CLOEXEC)?;
 
-        let mut command = self.virtme();
-        let mut script = OsString::from("exec ");
-        script.push(guest::shell_quote(&std::env::current_exe()?));
-        script.push(" guest ");
-        script.push(guest::shell_quote(&orders));
-        command
-            .arg("--script-sh")
-            .arg(script)
-            .arg("--show-boot-console");
-        command
-            .stdin(if self.stdin {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        ports(&mut command, vec![control_end, stderr_end])?;
-        let mut child = command.spawn().context("cannot start virtme-ng")?;
-        // It holds the guest's ends of the pipes.
-        drop(command);
-        let group = interrupt::Group::of(&child);
+        let mut qemu = Qemu::new(&self, &log)?;
+        qemu.port(guest::CONTROL_PORT, control_end, Flow::Out);
+        qemu.port(guest::STDIN_PORT, stdin_end, Flow::In);
+        qemu.port(guest::STDOUT_PORT, stdout_end, Flow::Out);
+        qemu.port(guest::STDERR_PORT, stderr_end, Flow::Out);
+        let mut running = qemu.start(Stdio::null(), true)?;
 
         let mut pumps = vec![
-            pump(
-                child.stdout.take(),
-                self.stdout.clone().writer(io::stdout()),
-            ),
-            pump(
-                Some(File::from(stderr)),
-                self.stderr.clone().writer(io::stderr()),
-            ),
-            pump(child.stderr.take(), File::create(&log)?),
+            pump(File::from(stdout), self.stdout.clone().writer(io::stdout())),
+            pump(File::from(stderr), self.stderr.clone().writer(io::stderr())),
         ];
-        if let Some(stdin) = child.stdin.take() {
+        if self.stdin {
             // Nobody waits for it: it may sit in a read for ever.
-            pump(Some(io::stdin()), stdin);
+            pump(io::stdin(), File::from(stdin));
+        } else {
+            drop(stdin);
         }
-        let ending = self.watch(listen(File::from(control)), &group);
-        end(&mut child, &group)?;
-        drop(group);
+        let ending = self.watch(listen(File::from(control)), &running.group);
+        let ending = running.end(ending)?;
         pumps.drain(..).for_each(|pump| drop(pump.join()));
 
         outcome(ending, log)
@@ -168,29 +157,16 @@ impl Boot<'_> {
     /// Boots with the terminal for the program. There is no limit of time.
     pub(crate) fn run_interactive(self) -> Result<Outcome> {
         let log = self.logs.join("kernel.log");
-        let orders = self.orders()?;
         let (control, control_end) = pipe2(OFlag::O_CLOEXEC)?;
-        let shell = self.logs.join("shell");
-        let mut script = b"#!/bin/sh\nexec ".to_vec();
-        script.extend(guest::shell_quote(&std::env::current_exe()?).into_encoded_bytes());
-        script.extend(b" guest ");
-        script.extend(guest::shell_quote(&orders).into_encoded_bytes());
-        script.push(b'\n');
-        File::options()
-            .create_new(true)
-            .write(true)
-            .mode(0o755)
-            .open(&shell)
-            .and_then(|mut file| file.write_all(&script))
-            .with_context(|| format!("cannot write {}", shell.display()))?;
-
-        let mut command = self.virtme();
-        command.arg("--shell").arg(&shell).arg("--disable-monitor");
-        command.stderr(Stdio::piped());
-        ports(&mut command, vec![control_end])?;
-        let mut child = command.spawn().context("cannot start virtme-ng")?;
-        drop(command);
-        let console = pump(child.stderr.take(), File::create(&log)?);
+        let mut qemu = Qemu::new(&self, &log)?;
+        qemu.port(guest::CONTROL_PORT, control_end, Flow::Out);
+        qemu.command.args([
+            "-chardev",
+            "stdio,id=terminal,signal=off",
+            "-device",
+            "virtconsole,bus=ports.0,chardev=terminal",
+        ]);
+        let mut running = qemu.start(Stdio::inherit(), false)?;
         let mut ending = Ending::NoBoot;
         for news in listen(File::from(control)) {
             match news {
@@ -201,66 +177,52 @@ impl Boot<'_> {
                 News::Gone => break,
             }
         }
-        child.wait()?;
-        drop(console.join());
+        let ending = running.end(ending)?;
         outcome(ending, log)
     }
 
     fn orders(&self) -> Result<PathBuf> {
         let path = self.logs.join("guest.json");
-        fs::write(&path, serde_json::to_vec_pretty(self.spec)?)
+        let spec = Spec {
+            modprobe: self.machine.modprobe.clone(),
+            ..self.spec.clone()
+        };
+        fs::write(&path, serde_json::to_vec_pretty(&spec)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
-    /// The command that boots, without what the guest is to run.
-    fn virtme(&self) -> Command {
-        let machine = self.machine;
-        let mut command = Command::new(self.paths.cache.join("venv/bin/virtme-run"));
-        command
-            .arg("--kimg")
-            .arg(image(&machine.kernel))
-            .args([
-                "--mods",
-                "none",
-                "--user",
-                "root",
-                "--force-9p",
-                "--disable-microvm",
-            ])
-            .args([
-                "--cpus",
-                &machine.cpus.to_string(),
-                "--memory",
-                &format!("{}M", machine.memory),
-            ]);
-        if machine.icount || !kvm_works(self.paths, &machine.kernel) {
-            command.arg("--disable-kvm");
+    /// The kernel's command line.
+    fn append(&self) -> Result<String> {
+        let program = std::env::current_exe()?;
+        let orders = self.orders()?;
+        let mut words = vec![
+            "console=ttyS0".to_owned(),
+            format!("root={}", guest::WORKSHOP_TAG),
+            "rootfstype=virtiofs".into(),
+            "ro".into(),
+            format!("init={}", program.display()),
+            format!("{}{}", guest::ORDERS, orders.display()),
+            // The log is the verdict: all of it, dated, and none lost to a slow console. And no page
+            // tables of five levels: early in the boot the feature reads as absent for a moment, and
+            // a KASAN check in an interrupt then reports its own bounds of four levels.
+            "ignore_loglevel".into(),
+            "printk.time=1".into(),
+            "log_buf_len=4M".into(),
+            "no5lvl".into(),
+            "panic=-1".into(),
+        ];
+        if self.machine.gdb.is_some() {
+            words.push("nokaslr".into());
         }
-        if machine.icount {
-            for option in ["-accel", "tcg,thread=single", "-icount", "shift=0"] {
-                command.arg(format!("--qemu-opt={option}"));
-            }
-        }
-        // The log is the verdict: all of it, dated, and none lost to a slow console. And no page
-        // tables of five levels: early in the boot the feature reads as absent for a moment, and
-        // a KASAN check in an interrupt then reports its own bounds of four levels.
-        for word in [
-            "ignore_loglevel",
-            "printk.time=1",
-            "log_buf_len=4M",
-            "no5lvl",
-        ] {
-            command.arg(format!("--kopt={word}"));
-        }
-        for word in &machine.append {
-            command.arg(format!("--kopt={word}"));
-        }
-        command
+        words.extend(self.machine.append.iter().cloned());
+        Ok(words.join(" "))
     }
 
     fn watch(&self, news: mpsc::Receiver<News>, group: &interrupt::Group) -> Ending {
-        let mut deadline = Some(Instant::now() + BOOT_LIMIT);
+        // With a debugger nobody knows how long it takes.
+        let limited = self.machine.gdb.is_none();
+        let mut deadline = limited.then(|| Instant::now() + BOOT_LIMIT);
         let mut ending = Ending::NoBoot;
         let mut ready = false;
         loop {
@@ -274,11 +236,11 @@ impl Boot<'_> {
                     match ending_of(event.clone()) {
                         Some(end) => {
                             ending = end;
-                            deadline = Some(Instant::now() + DOWN_LIMIT);
+                            deadline = limited.then(|| Instant::now() + DOWN_LIMIT);
                         }
                         None => ending = Ending::Died,
                     }
-                    if event == Event::Ready {
+                    if event == Event::Ready && limited {
                         ready = true;
                         deadline = self.limit.map(|limit| Instant::now() + limit);
                     }
@@ -296,6 +258,177 @@ impl Boot<'_> {
                 }
             }
         }
+    }
+}
+
+/// Which way a port of the guest's goes.
+enum Flow {
+    In,
+    Out,
+}
+
+/// A QEMU to be, and the servers of its files.
+struct Qemu {
+    command: Command,
+    files: Vec<FdMapping>,
+    servers: Vec<Command>,
+    words: PathBuf,
+    _sockets: tempfile::TempDir,
+}
+
+impl Qemu {
+    /// The machine, with its root and its log.
+    fn new(boot: &Boot<'_>, log: &Path) -> Result<Self> {
+        let machine = boot.machine;
+        // The path of a socket is a short one.
+        let sockets = tempfile::Builder::new().prefix("ci-").tempdir_in("/tmp")?;
+        let mut this = Self {
+            command: Command::new("/usr/bin/qemu-system-x86_64"),
+            files: Vec::new(),
+            servers: Vec::new(),
+            words: boot.logs.join("qemu.log"),
+            _sockets: sockets,
+        };
+        let kvm = !machine.icount && kvm_works(boot.paths, &machine.image);
+        let (accelerator, cpu) = match (kvm, machine.icount) {
+            (true, _) => ("kvm", "host"),
+            (false, true) => ("tcg,thread=single", "max"),
+            (false, false) => ("tcg,thread=multi", "max"),
+        };
+        let memory = format!("{}M", machine.memory);
+        this.command
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none"])
+            .args(["-accel", accelerator, "-cpu", cpu])
+            .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
+            // Servers of files and of devices see the guest's memory.
+            .args(["-M", "q35,memory-backend=ram", "-object"])
+            .arg(format!("memory-backend-memfd,id=ram,size={memory},share=on"))
+            .args(["-device", "virtio-rng-pci"])
+            .args(["-device", "virtio-serial-pci,id=ports,max_ports=8"])
+            .args(["-chardev", &format!("file,id=log,path={}", log.display())])
+            .args(["-serial", "chardev:log"])
+            .arg("-kernel")
+            .arg(&machine.image)
+            .args(["-append", &boot.append()?]);
+        if machine.icount {
+            this.command.args(["-icount", "shift=0"]);
+        }
+        if let Some(port) = machine.gdb {
+            this.command.args(["-S", "-gdb"]);
+            this.command.arg(format!("tcp:127.0.0.1:{port}"));
+        }
+        this.share(guest::WORKSHOP_TAG, Path::new("/"))?;
+        if boot.spec.root == Root::Host {
+            this.share(guest::HOST_TAG, Path::new(paths::HOST))?;
+        }
+        Ok(this)
+    }
+
+    /// Gives the guest a directory, which it cannot write to.
+    fn share(&mut self, tag: &str, dir: &Path) -> Result<()> {
+        let socket = self._sockets.path().join(tag);
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("cannot listen at {}", socket.display()))?;
+        let mut server = Command::new(VIRTIOFSD);
+        server
+            .args(["--fd", "3", "--shared-dir"])
+            .arg(dir)
+            .args(["--sandbox", "none", "--cache", "auto", "--readonly"])
+            // What is mounted below a directory is a part of it to the guest's overlay.
+            .args(["--no-announce-submounts", "--log-level", "error"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .fd_mappings(vec![FdMapping {
+                parent_fd: listener.into(),
+                child_fd: 3,
+            }])
+            .context("the numbers of two files collide")?;
+        self.servers.push(server);
+        let connection = format!("socket,id=fs-{tag},path={}", socket.display());
+        let device = format!("vhost-user-fs-pci,queue-size=1024,chardev=fs-{tag},tag={tag}");
+        self.command
+            .args(["-chardev", &connection, "-device", &device]);
+        Ok(())
+    }
+
+    /// Gives the guest a port with this name. QEMU opens the other end by its number.
+    fn port(&mut self, name: &str, end: OwnedFd, flow: Flow) {
+        let child_fd = FIRST_FD + self.files.len() as i32;
+        let id = name.replace('.', "-");
+        let file = match flow {
+            Flow::Out => format!("file,id={id},path=/proc/self/fd/{child_fd}"),
+            Flow::In => format!("file,id={id},path=/dev/null,input-path=/proc/self/fd/{child_fd}"),
+        };
+        let port = format!("virtserialport,bus=ports.0,name={name},chardev={id}");
+        self.command.args(["-chardev", &file, "-device", &port]);
+        self.files.push(FdMapping {
+            parent_fd: end,
+            child_fd,
+        });
+    }
+
+    /// Starts all of it. In a group of its own it has no terminal.
+    fn start(mut self, stdin: Stdio, group: bool) -> Result<Running> {
+        File::create(&self.words)
+            .with_context(|| format!("cannot write {}", self.words.display()))?;
+        let words = || File::options().append(true).open(&self.words);
+        let mut servers = Vec::new();
+        let mut leader: Option<interrupt::Group> = None;
+        for mut server in self.servers.drain(..) {
+            server.process_group(leader.as_ref().map_or(0, interrupt::Group::number));
+            server.stderr(words()?);
+            let child = server.spawn().context("cannot start virtiofsd")?;
+            leader.get_or_insert_with(|| interrupt::Group::of(&child));
+            servers.push(child);
+        }
+        let leader = leader.context("a guest has a root")?;
+        self.command
+            .fd_mappings(self.files)
+            .context("the numbers of two files collide")?;
+        self.command
+            .stdin(stdin)
+            .stderr(words()?)
+            .stdout(if group { Stdio::null() } else { Stdio::inherit() });
+        if group {
+            self.command.process_group(leader.number());
+        }
+        let qemu = self.command.spawn().context("cannot start QEMU")?;
+        // Dropping the command closes the ends of the pipes that are QEMU's.
+        drop(self.command);
+        Ok(Running {
+            qemu,
+            servers,
+            group: leader,
+            words: self.words,
+            _sockets: self._sockets,
+        })
+    }
+}
+
+/// A guest that runs.
+struct Running {
+    qemu: Child,
+    servers: Vec<Child>,
+    group: interrupt::Group,
+    words: PathBuf,
+    _sockets: tempfile::TempDir,
+}
+
+impl Running {
+    /// Waits for QEMU and makes sure that nothing outlives it. A guest that did not come up may be one
+    /// that QEMU did not start.
+    fn end(&mut self, ending: Ending) -> Result<Ending> {
+        let status = self.qemu.wait()?;
+        self.group.kill();
+        for server in &mut self.servers {
+            server.wait()?;
+        }
+        if ending == Ending::NoBoot && status.code().is_some_and(|code| code != 0) {
+            let words = step::tail(&self.words);
+            return Ok(Ending::Failed(format!("QEMU failed ({status})\n{words}")));
+        }
+        Ok(ending)
     }
 }
 
@@ -327,7 +460,8 @@ impl Write for Keeper {
 
 /// Adds what the kernel's log says to how it ended.
 fn outcome(ending: Ending, log: PathBuf) -> Result<Outcome> {
-    let text = fs::read(&log).context("the kernel's log is gone")?;
+    // Without QEMU there is none.
+    let text = fs::read(&log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let reports = match ending {
         Ending::Program(_) => klog::judge_whole(&text, guest::LOG_END),
@@ -361,31 +495,6 @@ fn ending_of(event: Event) -> Option<Ending> {
     }
 }
 
-/// Gives the guest ports that lead into pipes; QEMU opens them by their number.
-fn ports(command: &mut Command, ends: Vec<OwnedFd>) -> Result<()> {
-    let names = [guest::CONTROL_PORT, guest::STDERR_PORT];
-    command
-        .arg("--qemu-opt=-device")
-        .arg("--qemu-opt=virtio-serial-pci,id=ci");
-    let mut mappings = Vec::new();
-    for ((parent_fd, name), child_fd) in ends.into_iter().zip(names).zip(3..) {
-        let id = name.replace('.', "_");
-        let port = format!("virtserialport,bus=ci.0,name={name},chardev={id}");
-        let pipe = format!("file,id={id},path=/proc/self/fd/{child_fd}");
-        for option in ["-chardev", &pipe, "-device", &port] {
-            command.arg(format!("--qemu-opt={option}"));
-        }
-        mappings.push(FdMapping {
-            parent_fd,
-            child_fd,
-        });
-    }
-    command
-        .fd_mappings(mappings)
-        .context("the numbers of two pipes collide")?;
-    Ok(())
-}
-
 /// The guest's events, then word that nobody holds the other end any more.
 fn listen(control: File) -> mpsc::Receiver<News> {
     let (send, news) = mpsc::channel();
@@ -403,11 +512,10 @@ fn listen(control: File) -> mpsc::Receiver<News> {
 }
 
 fn pump(
-    from: Option<impl Read + Send + 'static>,
+    mut from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
 ) -> JoinHandle<()> {
     thread::spawn(move || {
-        let Some(mut from) = from else { return };
         let mut buffer = vec![0; 64 << 10];
         loop {
             match from.read(&mut buffer) {
@@ -428,16 +536,23 @@ fn pump(
     })
 }
 
-/// Waits for virtme-ng and makes sure that QEMU does not outlive it.
-fn end(child: &mut Child, group: &interrupt::Group) -> Result<()> {
-    child.wait()?;
-    group.kill();
-    Ok(())
+/// The size of the terminal, as `stty` prints it.
+pub(crate) fn terminal_size() -> Option<String> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    let output = Command::new("stty")
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (text.split_whitespace().count() == 2).then(|| text.trim().to_owned())
 }
 
 /// Whether this kernel really runs on the hardware: the node alone proves nothing, nor does
 /// firmware that comes up. The answer is kept for as long as the host is up.
-pub(crate) fn kvm_works(paths: &Paths, kernel: &Path) -> bool {
+pub(crate) fn kvm_works(paths: &Paths, image: &Path) -> bool {
     if File::options()
         .read(true)
         .write(true)
@@ -455,35 +570,20 @@ pub(crate) fn kvm_works(paths: &Paths, kernel: &Path) -> bool {
         return answer == "works";
     }
     note("trying hardware virtualization");
-    let works = probe_kvm(kernel).unwrap_or(false);
+    let works = probe_kvm(image).unwrap_or(false);
     // Without the file the next run asks again.
     let _ = fs::write(&kept, boot + if works { "works" } else { "fails" });
     works
 }
 
 /// Boots the kernel with nothing to mount, until it says so.
-fn probe_kvm(kernel: &Path) -> Result<bool> {
-    let mut child = Command::new("qemu-system-x86_64")
-        .args([
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-m",
-            "1G",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
-        .args([
-            "-serial",
-            "stdio",
-            "-append",
-            "console=ttyS0 panic=-1",
-            "-kernel",
-        ])
-        .arg(image(kernel))
+fn probe_kvm(image: &Path) -> Result<bool> {
+    let mut child = Command::new("/usr/bin/qemu-system-x86_64")
+        .args(["-accel", "kvm", "-cpu", "host", "-m", "1G"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-serial", "stdio", "-append", "console=ttyS0 panic=-1"])
+        .arg("-kernel")
+        .arg(image)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -502,9 +602,4 @@ fn probe_kvm(kernel: &Path) -> Result<bool> {
     group.kill();
     child.wait()?;
     Ok(works)
-}
-
-/// The kernel image of a build tree.
-pub(crate) fn image(kernel: &Path) -> PathBuf {
-    kernel.join("arch/x86/boot/bzImage")
 }
