@@ -15,9 +15,9 @@ use crate::toolchain::Toolchain;
 /// `ci/run doc`.
 pub(crate) fn doc(paths: &Paths) -> Result<i32> {
     let tools = Toolchain::new(paths)?;
-    let kernel = kernel::get(paths, &tools, Kind::Debug, false)?;
-    let _lock = paths.lock()?;
+    let kernel = kernel::get(paths, &tools, Kind::Debug)?;
     let output = paths.mo_dir(Path::new("doc").join(&kernel.slot))?;
+    let _lock = paths.lock(&output)?;
     let log = paths.logs("doc")?.join("build.log");
     Step::new("building the documentation", log).run(tools.make(&modules::make_args(
         paths,

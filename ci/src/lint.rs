@@ -17,7 +17,7 @@ use crate::toolchain::Toolchain;
 /// `ci/run lint`.
 pub(crate) fn lint(paths: &Paths) -> Result<i32> {
     let tools = Toolchain::new(paths)?;
-    let kernel = kernel::get(paths, &tools, Kind::Debug, false)?;
+    let kernel = kernel::get(paths, &tools, Kind::Debug)?;
     let logs = paths.logs("lint")?;
     // What is built already is not linted again.
     let lint = PathBuf::from("lint").join(&kernel.slot);
@@ -31,7 +31,14 @@ pub(crate) fn lint(paths: &Paths) -> Result<i32> {
             "*.sh",
             "ci/run",
             ".ci/run",
+            "ci/kernel/*",
+            "ci/workshop/clean",
+            "ci/workshop/enter",
+            "ci/workshop/fetch",
+            "ci/workshop/kernel",
+            "ci/workshop/settle",
             "kbuild/install",
+            "kbuild/metadata",
             "kbuild/series",
         ],
     )?;

@@ -3,7 +3,7 @@
 //! RDMA in the guest: two complete sets of modules, the kernel's own and the one with the crates in
 //! it, and a soft-RoCE device that any program can use.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use nix::kmod::{finit_module, ModuleInitFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::guest::{self, Driver};
@@ -19,39 +18,42 @@ use crate::kernel::Kernel;
 use crate::modules;
 use crate::paths::Paths;
 use crate::toolchain::Toolchain;
-use crate::tree::Installed;
+use crate::tree::{self, Variants};
 
-/// The modules of a set, in the order to load them in.
-const MODULES: &[&str] = &[
-    "net/ipv4/udp_tunnel.ko",
-    "net/ipv6/ip6_udp_tunnel.ko",
-    "drivers/infiniband/core/ib_core.ko",
-    "drivers/infiniband/core/ib_uverbs_support.ko",
-    "drivers/infiniband/core/ib_uverbs.ko",
-    "drivers/infiniband/core/ib_cm.ko",
-    "drivers/infiniband/core/iw_cm.ko",
-    "drivers/infiniband/core/rdma_cm.ko",
-    "drivers/infiniband/core/rdma_ucm.ko",
-    "drivers/infiniband/sw/rxe/rdma_rxe.ko",
+/// The modules of a set, in the order to load them in, by where they are built.
+const MODULES: [&str; 10] = [
+    "net/ipv4/udp_tunnel",
+    "net/ipv6/ip6_udp_tunnel",
+    "drivers/infiniband/core/ib_core",
+    "drivers/infiniband/core/ib_uverbs_support",
+    "drivers/infiniband/core/ib_uverbs",
+    "drivers/infiniband/core/ib_cm",
+    "drivers/infiniband/core/iw_cm",
+    "drivers/infiniband/core/rdma_cm",
+    "drivers/infiniband/core/rdma_ucm",
+    "drivers/infiniband/sw/rxe/rdma_rxe",
 ];
 /// The module with the paging, and the one with soft-RoCE.
 const CORE: &str = "ib_core";
 const RXE: &str = "rdma_rxe";
 /// What only the crates' soft-RoCE has.
 const RXE_SYMBOL: &str = "rxe_odp_init";
-/// The module that ours are linked against, and its file in a tree.
+/// The module that ours are linked against, and where it is built in a tree.
 const HELPERS: &str = "mmu_notifier_helpers";
-const HELPERS_FILE: &str = "rust/mmu_notifier_helpers/mmu_notifier_helpers.ko";
-/// The file of the KUnit suite of the paging in a tree, beside that of the module with it.
-const KUNIT_FILE: &str = "drivers/infiniband/core/ib_odp_kunit.ko";
-/// The file of our GPU mirror in a tree.
-const MIRROR_FILE: &str = "drivers/gpu/gpu_mirror_rs/gpu_mirror_rs.ko";
-/// What selects our files in a tree with the crates.
-const OPTIONS: &str = "CONFIG_MMU_NOTIFIER_HELPERS=m
-CONFIG_GPU_MIRROR_RS=m
-CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
-CONFIG_INFINIBAND_ODP_KUNIT_TEST=m
-CONFIG_RDMA_RXE_ODP_RUST=y
+const HELPERS_FILE: &str = "rust/mmu_notifier_helpers/mmu_notifier_helpers";
+/// The KUnit suite of the paging in a tree.
+const KUNIT_FILE: &str = "drivers/infiniband/core/ib_odp_kunit";
+/// Our GPU mirror in a tree.
+const MIRROR_FILE: &str = "drivers/gpu/gpu_mirror_rs/gpu_mirror_rs";
+/// What our modules are in what `make rdma` builds for a kernel that is another's.
+const BUILT_BESIDE: [(&str, &str); 3] = [
+    (HELPERS, "rdma/helpers/mmu_notifier_helpers.ko"),
+    (CORE, "rdma/core/ib_core.ko"),
+    (RXE, "rdma/rxe/rdma_rxe.ko"),
+];
+/// What makes a kernel with the kernel's own paging of one with the crates.
+const THEIRS: &str = "CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=n
+CONFIG_RDMA_RXE_ODP_RUST=n
 ";
 
 /// The RDMA device.
@@ -82,38 +84,84 @@ pub(crate) struct Loaded {
     pub(crate) build_id: String,
 }
 
-/// The kernel tree's own set.
-pub(crate) fn theirs(kernel: &Kernel) -> Result<Rdma> {
-    Ok(Rdma {
-        modules: existing(kernel, MODULES)?,
-        is_ours: false,
-    })
-}
-
-/// The set with the crates in it, and the GPU mirror of the same tree. Both are linked against that
-/// tree's helpers, and a kernel can hold one module of that name.
-pub(crate) fn ours(
+/// The kernel's own set.
+pub(crate) fn theirs(
     paths: &Paths,
     tools: &Toolchain,
     kernel: &Kernel,
     logs: &Path,
-) -> Result<(Rdma, Driver)> {
-    let installed = Installed::new(paths, tools, kernel, logs)?;
-    let tree = installed.build(kernel, &format!("rdma-{}", kernel.name), OPTIONS)?;
-    drop(installed);
-    let mut modules = existing(&tree, &[HELPERS_FILE])?;
-    modules.extend(existing(&tree, MODULES)?);
-    existing(&tree, &[KUNIT_FILE])?;
+) -> Result<Rdma> {
+    let kernel = match kernel.packaged {
+        Some(_) => kernel.clone(),
+        None if !tree::is_ours(paths, kernel) => kernel.clone(),
+        // Ours has the crates in it.
+        None => Variants::of_crates(paths, tools, kernel, logs)?.build(kernel, "c", THEIRS)?,
+    };
+    Ok(Rdma {
+        modules: existing(&kernel, &MODULES)?,
+        is_ours: false,
+    })
+}
+
+/// The set with the crates in it, and the GPU mirror that goes with its helpers: a kernel can hold one
+/// module of that name.
+pub(crate) fn ours(paths: &Paths, tools: &Toolchain, kernel: &Kernel) -> Result<(Rdma, Driver)> {
+    ensure!(tree::is_ours(paths, kernel), tree::FOREIGN);
+    if kernel.packaged.is_some() {
+        return beside(paths, tools, kernel);
+    }
+    // Another checkout may build its own there at any time.
+    let kept = paths.own_dir(Path::new("rdma").join(&kernel.slot))?;
+    let _lock = paths.lock(&kernel.slot)?;
+    let keep = |file: &PathBuf| -> Result<PathBuf> {
+        let copy = kept.join(file.file_name().unwrap_or_default());
+        fs::copy(file, &copy).with_context(|| format!("cannot copy {}", file.display()))?;
+        Ok(copy)
+    };
+    let mut files = existing(kernel, &[HELPERS_FILE])?;
+    files.extend(existing(kernel, &MODULES)?);
+    let modules = files.iter().map(keep).collect::<Result<_>>()?;
+    existing(kernel, &[KUNIT_FILE])?.iter().try_for_each(|file| keep(file).map(drop))?;
+    let mirror = existing(kernel, &[MIRROR_FILE])?.iter().map(keep).collect::<Result<_>>()?;
     let rdma = Rdma {
         modules,
         is_ours: true,
     };
-    Ok((rdma, modules::rust(existing(&tree, &[MIRROR_FILE])?)))
+    Ok((rdma, modules::rust(mirror)))
 }
 
-/// The files of modules in a build tree.
+/// The set for a kernel that is another's: all but the modules with the crates are its own files.
+fn beside(paths: &Paths, tools: &Toolchain, kernel: &Kernel) -> Result<(Rdma, Driver)> {
+    let output = modules::build(paths, tools, kernel, "rdma")?;
+    let built = BUILT_BESIDE.map(|(name, file)| (name, output.join(file)));
+    for (_, file) in &built {
+        ensure!(file.is_file(), "the build left no {}", file.display());
+    }
+    let mut files = vec![built[0].1.clone()];
+    for file in existing(kernel, &MODULES)? {
+        let name = guest::module_name(&file);
+        let ours = built.iter().find(|(built, _)| *built == name);
+        files.push(ours.map_or(file.clone(), |(_, ours)| ours.clone()));
+    }
+    let mirror = modules::build(paths, tools, kernel, "modules")?.join("gpu_mirror_rs.ko");
+    let rdma = Rdma {
+        modules: files,
+        is_ours: true,
+    };
+    Ok((rdma, modules::rust(vec![mirror])))
+}
+
+/// The symbols of the modules with the crates, for modules of others.
+pub(crate) fn symbols(paths: &Paths, tools: &Toolchain, kernel: &Kernel) -> Result<PathBuf> {
+    if kernel.packaged.is_none() {
+        return Ok(kernel.build.join("Module.symvers"));
+    }
+    Ok(modules::build(paths, tools, kernel, "rdma")?.join("rdma/core/Module.symvers"))
+}
+
+/// The files of modules of the kernel's own.
 fn existing(kernel: &Kernel, modules: &[&str]) -> Result<Vec<PathBuf>> {
-    let files = modules.iter().map(|module| kernel.build.join(module));
+    let files = modules.iter().map(|module| kernel.module(module));
     files
         .map(|file| {
             ensure!(
@@ -130,11 +178,7 @@ impl Rdma {
     /// Loads the modules, makes the device and waits until it can be used.
     pub(crate) fn start(&self) -> Result<Vec<Loaded>> {
         for path in &self.modules {
-            let file =
-                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-            finit_module(&file, c"", ModuleInitFlags::empty()).with_context(|| {
-                format!("cannot load {}; the kernel log says why", path.display())
-            })?;
+            guest::insert(path, c"")?;
         }
         if !Path::new("/sys/class/net").join(LINK).exists() {
             let address = format!("{ADDRESS}/24");
@@ -170,8 +214,8 @@ impl Rdma {
         let core = self
             .modules
             .iter()
-            .find(|path| path.file_stem() == Some(CORE.as_ref()));
-        core.map(|core| core.with_file_name(suite))
+            .find(|path| guest::module_name(path) == CORE);
+        core.map(|core| core.with_file_name(suite).with_extension("ko"))
             .unwrap_or_default()
     }
 
@@ -248,9 +292,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
 
 /// What the kernel says of a module that it has.
 fn loaded(file: &Path) -> Result<Loaded> {
-    let name = file.file_stem().context("a module has a name")?;
     let note = Path::new("/sys/module")
-        .join(name)
+        .join(guest::module_name(file))
         .join("notes/.note.gnu.build-id");
     let bytes = fs::read(&note).with_context(|| format!("cannot read {}", note.display()))?;
     Ok(Loaded {
@@ -272,6 +315,7 @@ fn build_id(note: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Compiler;
 
     #[test]
     fn a_build_id_is_what_follows_the_name() {
@@ -296,11 +340,15 @@ mod tests {
         let kernel = Kernel {
             build: dir.path().into(),
             source: PathBuf::new(),
+            image: PathBuf::new(),
+            packaged: None,
+            compiler: Compiler::Llvm,
             slot: PathBuf::new(),
             programs: PathBuf::new(),
             name: String::new(),
+            state: String::new(),
         };
-        let error = theirs(&kernel).unwrap_err().to_string();
+        let error = existing(&kernel, &MODULES).unwrap_err().to_string();
         assert!(error.contains("udp_tunnel.ko"), "{error}");
     }
 }

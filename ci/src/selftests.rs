@@ -16,17 +16,14 @@ use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::step::Step;
 use crate::toolchain::Toolchain;
+use crate::tree;
 
 /// Where Debian's rdma-core has the tests of its bindings for Python.
 const PYVERBS: &str = "/usr/share/doc/rdma-core/tests";
-/// Copies the directory, whose package is fetched if the machine keeps no documents of packages, and
-/// unpacks what is packed in it.
-const UNPACK: &str = r#"from=$1 to=$2
-if [ ! -d "$from" ]; then
-	apt-get download python3-pyverbs && dpkg-deb -x python3-pyverbs_*.deb package &&
-		rm python3-pyverbs_*.deb && from=package$from || exit
-fi
-cp -r "$from" "$to" && find "$to" -name '*.gz' -exec gunzip {} +"#;
+/// The file beside the kernel's headers that says that they are whole.
+const HEADERS: &str = ".ci-installed";
+/// Copies the directory and unpacks what is packed in it.
+const UNPACK: &str = r#"cp -r "$1" "$2" && find "$2" -name '*.gz' -exec gunzip {} +"#;
 
 /// What a suite builds its programs with.
 pub(crate) struct Builder<'a> {
@@ -40,8 +37,8 @@ pub(crate) struct Builder<'a> {
 impl Builder<'_> {
     /// The kernel tree's `hmm-tests`.
     pub(crate) fn hmm_tests(&self) -> Result<PathBuf> {
-        let _lock = self.paths.lock()?;
         let top = self.top()?;
+        let _lock = self.paths.lock(&top)?;
         let headers = self.headers(&top)?;
         // The selftests write into their own directory: a tree of links takes it.
         let tree = top.join("tree");
@@ -96,8 +93,8 @@ impl Builder<'_> {
 
     /// The tests of rdma-core's bindings for Python, as their package has them, unpacked.
     pub(crate) fn pyverbs(&self) -> Result<PathBuf> {
-        let _lock = self.paths.lock()?;
         let output = self.paths.own_dir("selftests/pyverbs")?;
+        let _lock = self.paths.lock(&output)?;
         let tests = output.join("tests");
         if tests.exists() {
             fs::remove_dir_all(&tests)?;
@@ -109,8 +106,8 @@ impl Builder<'_> {
 
     /// The programs of a directory of the checkout, which go to `name` in the cache.
     fn ours(&self, directory: &str, name: &str) -> Result<Vec<PathBuf>> {
-        let _lock = self.paths.lock()?;
         let top = self.top()?;
+        let _lock = self.paths.lock(&top)?;
         let headers = self.headers(&top)?;
         let output = self.paths.own_dir(top.join(name))?;
         let args = vec![
@@ -156,14 +153,19 @@ impl Builder<'_> {
     /// The kernel's headers for user space.
     fn headers(&self, top: &Path) -> Result<PathBuf> {
         let output = self.paths.dir(top.join("headers"))?;
+        // The source that they are of never changes.
+        let stamp = output.join(HEADERS);
+        if tree::is_ours(self.paths, self.kernel) && stamp.is_file() {
+            return Ok(output.join("usr/include"));
+        }
         self.step("installing the kernel's headers", "headers.log")
             .run(self.tools.make(&[
                 "-C".into(),
                 self.kernel.source.clone().into(),
                 set("O", &output),
-                "LLVM=1".into(),
                 "headers".into(),
             ]))?;
+        fs::write(&stamp, "")?;
         Ok(output.join("usr/include"))
     }
 

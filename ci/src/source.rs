@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Gets the kernel's source from Debian, verified by apt's own signatures.
+//! Says which kernel the workshop has, and gets the sources of others from Debian, verified by apt's
+//! own signatures.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,13 +14,13 @@ use indicatif::HumanBytes;
 use crate::paths::Paths;
 use crate::progress::note;
 use crate::step::Step;
-use crate::{apt, disk};
+use crate::disk;
 
-/// The series of kernels that the crates build with, the newest first.
-const SERIES: [&str; 1] = ["7.3"];
-/// Where Debian serves kernels that are newer than its release.
-const SUITE: &str = "trixie-backports";
-/// Where it serves those of its next release, and those that are candidates.
+/// Where the series of kernels are that the crates build with, the newest first.
+pub(crate) const SERIES: &str = "kbuild/kernel_series";
+/// What `ci/run` chose of what Debian serves.
+const CHOSEN: &str = "kernel";
+/// Where Debian serves kernels of its next release, and those that are candidates.
 pub(crate) const OTHER_SUITES: [&str; 2] = ["unstable", "experimental"];
 /// What signs it.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -35,9 +36,52 @@ pub(crate) struct Source {
     pub(crate) tree: PathBuf,
 }
 
-/// Whether a kernel of this version, as Debian writes it, is of a supported series.
-pub(crate) fn is_supported(version: &str) -> bool {
-    SERIES.iter().any(|series| {
+/// The stock kernel that `ci/run` chose, whose packages are in the workshop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    /// The version of its packages, as Debian has it.
+    pub(crate) version: String,
+    /// The release of its image.
+    pub(crate) release: String,
+}
+
+impl Chosen {
+    /// Reads what `ci/run` left in the cache.
+    pub(crate) fn read(paths: &Paths) -> Result<Self> {
+        let path = paths.cache.join(CHOSEN);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}: start with ci/run", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not whole", path.display()))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.strip_prefix("='")?.strip_suffix('\'')?.to_owned())
+        };
+        Some(Self {
+            version: value("version")?,
+            release: value("release")?,
+        })
+    }
+
+    /// The version as the cache's directories have it.
+    pub(crate) fn directory(&self) -> String {
+        directory_name(&self.version)
+    }
+
+    /// The release of the image with `PREEMPT_RT` beside it.
+    pub(crate) fn rt(&self) -> String {
+        match self.release.strip_suffix("-amd64") {
+            Some(rest) => format!("{rest}-rt-amd64"),
+            None => format!("{}-rt", self.release),
+        }
+    }
+}
+
+/// Whether a kernel of this version, as Debian writes it, is of one of the series, a line each.
+pub(crate) fn is_supported(series: &str, version: &str) -> bool {
+    series.lines().any(|series| {
         version
             .strip_prefix(series)
             .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -57,52 +101,6 @@ pub(crate) fn other(paths: &Paths, suite: &str) -> Result<Option<Source>> {
     apt.fetch(paths, &package, &sources).map(Some)
 }
 
-/// The newest source that is in the cache or, with `update` or with none there, that Debian serves.
-pub(crate) fn get(paths: &Paths, update: bool) -> Result<Source> {
-    let sources = paths.dir("src")?;
-    match newest(&names(&sources)?) {
-        Some(version) if !update => Ok(Source {
-            tree: sources.join(&version),
-            version,
-        }),
-        _ => fetch(paths, &sources),
-    }
-}
-
-fn names(dir: &Path) -> Result<Vec<String>> {
-    Ok(fs::read_dir(dir)?
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect())
-}
-
-/// The newest supported version among the directories of the cache.
-fn newest(names: &[String]) -> Option<String> {
-    let numbers = |name: &str| -> Vec<u64> {
-        name.split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect()
-    };
-    SERIES.iter().find_map(|series| {
-        names
-            .iter()
-            .filter(|name| {
-                name.strip_prefix(series)
-                    .is_some_and(|rest| rest.starts_with('.'))
-            })
-            .max_by_key(|name| numbers(name))
-            .cloned()
-    })
-}
-
-/// The package of the newest supported series among those that are served.
-fn choose(served: &[&str]) -> Option<String> {
-    SERIES
-        .iter()
-        .map(|series| format!("linux-source-{series}"))
-        .find(|package| served.contains(&package.as_str()))
-}
-
 /// The package of the newest series among those that are served.
 fn newest_package(served: &[String]) -> Option<String> {
     let numbers = |package: &str| -> Option<(u32, u32)> {
@@ -114,23 +112,6 @@ fn newest_package(served: &[String]) -> Option<String> {
         .filter(|package| numbers(package).is_some())
         .max_by_key(|package| numbers(package))
         .cloned()
-}
-
-fn fetch(paths: &Paths, sources: &Path) -> Result<Source> {
-    disk::require(sources, NEEDED, "the kernel's source")?;
-    let logs = paths.logs("source")?;
-    let apt = Apt::new(paths, &logs, SUITE)?;
-    let served = apt.served()?;
-    let served: Vec<&str> = served.iter().map(String::as_str).collect();
-    let Some(package) = choose(&served) else {
-        bail!(
-            "Debian's suite {SUITE} serves no kernel that is supported here (supported: {}; served: {}): \
-             set KDIR= to a configured and built tree of a supported series, or update the checkout",
-            SERIES.map(|series| format!("{series}.x")).join(", "),
-            served.join(", ")
-        );
-    };
-    apt.fetch(paths, &package, sources)
 }
 
 /// A file that apt names, with the hash that its signed lists have for it.
@@ -255,6 +236,14 @@ fn directory_name(version: &str) -> String {
         .collect()
 }
 
+/// The mirror of Debian's archive that the workshop was made from.
+pub(crate) fn mirror(paths: &Paths) -> Result<String> {
+    let path = paths.cache.join("apt/mirror");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: start with ci/run", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
 /// apt with lists, cache and sources of its own, so that it needs no right and changes no setting.
 struct Apt {
     conf: PathBuf,
@@ -269,15 +258,12 @@ impl Apt {
             Path::new(KEYRING).is_file(),
             "{KEYRING} is missing: install debian-archive-keyring, which verifies the kernel's source"
         );
-        let top = match suite {
-            SUITE => PathBuf::from("apt"),
-            other => Path::new("versions").join("apt").join(other),
-        };
+        let top = Path::new("versions").join("apt").join(suite);
         let dir = paths.dir(&top)?;
         for below in ["lists/partial", "cache/archives/partial"] {
             paths.dir(top.join(below))?;
         }
-        let mirror = apt::mirror();
+        let mirror = mirror(paths)?;
         let sources = dir.join("debian.sources");
         fs::write(
             &sources,
@@ -372,18 +358,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_source_of_a_supported_series_is_taken() {
-        let names = [
-            "7.3.4-1_bpo13_1",
-            "7.3.12-1_bpo13_1",
-            "7.3.9-1_bpo13_1",
-            "7.30.1-1",
-            "6.12.1-1",
-            "lock",
-        ];
-        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
-        assert_eq!(newest(&names).as_deref(), Some("7.3.12-1_bpo13_1"));
-        assert_eq!(newest(&["6.12.1-1".into()]), None);
+    fn what_was_chosen_is_read() {
+        let text = "series='7.3'\nversion='7.3.4-1~bpo13+1'\nrelease='7.3.4+deb13-amd64'\n";
+        let chosen = Chosen::parse(text).unwrap();
+        assert_eq!(chosen.directory(), "7.3.4-1_bpo13_1");
+        assert_eq!(chosen.release, "7.3.4+deb13-amd64");
+        assert_eq!(chosen.rt(), "7.3.4+deb13-rt-amd64");
+        assert_eq!(Chosen::parse("version='7.3"), None);
     }
 
     #[test]
@@ -434,15 +415,6 @@ mod tests {
     }
 
     #[test]
-    fn only_a_supported_series_is_chosen() {
-        assert_eq!(
-            choose(&["linux-source-6.12", "linux-source-7.3"]).as_deref(),
-            Some("linux-source-7.3")
-        );
-        assert_eq!(choose(&["linux-source-7.30", "linux-source-7.4"]), None);
-    }
-
-    #[test]
     fn the_newest_package_is_chosen() {
         let served = ["linux-source-6.12", "linux-source-7.10", "linux-source-7.9"];
         let mut served: Vec<String> = served.map(String::from).into();
@@ -456,6 +428,7 @@ mod tests {
 
     #[test]
     fn a_candidate_is_of_its_series() {
+        let is_supported = |version| is_supported("7.4\n7.3\n", version);
         assert!(is_supported("7.3_rc7-1_exp1") && is_supported("7.3.4-1_bpo13_1"));
         assert!(!is_supported("7.2.13-1") && !is_supported("7.30-1"));
     }

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernels with the crates in their tree.
+//! The kernel's source with the crates in it, and kernels that differ from the two that are built of it
+//! in options, or in how many patches of the series are in their source.
 //!
-//! The crates are installed into the cache's own source, so that what is built of it can begin with the
-//! objects of the kernel that the other suites use: make compares paths as well as times. They are gone
-//! from it before anybody else uses it.
+//! The tree lies beside the source as it is and has links to its files. All checkouts use the one tree,
+//! so that each of them finds the objects that were built: make compares paths as well as times.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use duct::cmd;
 use nix::fcntl::Flock;
 
 use crate::config;
 use crate::kernel::{self, Kernel};
 use crate::paths::Paths;
-use crate::progress::note;
+use crate::source::Chosen;
 use crate::step::Step;
 use crate::toolchain::Toolchain;
 
-/// What `kbuild/install` leaves in a tree that it has been in.
-pub(crate) const NOTE: &str = ".mmu_notifier_helpers";
 /// The file in a build tree that says that the copy of another was finished.
 const WHOLE: &str = ".ci-copied";
+/// How often the tree may be another checkout's when it is our turn.
+const TURNS: usize = 100;
 
 /// Why nothing is installed into a kernel that `KDIR` names.
 pub(crate) const FOREIGN: &str = "KDIR= is a tree of yours, which the crates are not put into";
@@ -34,194 +34,176 @@ pub(crate) fn is_ours(paths: &Paths, kernel: &Kernel) -> bool {
     kernel.source.starts_with(&paths.cache)
 }
 
-/// A source that the crates are in until this is dropped. Nobody else builds meanwhile.
-pub(crate) struct Installed<'a>(Borrowed<'a>);
+/// The source with this checkout's crates in it, which nobody changes until this is dropped.
+pub(crate) struct Tree {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// What stands for all that is in it.
+    pub(crate) content: String,
+    _lock: Flock<File>,
+}
 
-impl<'a> Installed<'a> {
-    /// Installs the crates into the source of `kernel`, which must be the cache's.
-    pub(crate) fn new(
-        paths: &'a Paths,
-        tools: &'a Toolchain,
-        kernel: &Kernel,
-        logs: &'a Path,
-    ) -> Result<Self> {
-        let this = Self(Borrowed::new(paths, tools, kernel, logs)?);
-        Step::new("installing the crates", logs.join("install.log"))
-            .run(cmd!(paths.checkout.join("kbuild/install"), &kernel.source))?;
-        Ok(this)
-    }
-
-    /// A kernel of this source that begins as `base` and has `options` on top, built below `name`.
-    pub(crate) fn build(&self, base: &Kernel, name: &str, options: &str) -> Result<Kernel> {
-        let kernel = self.0.prepare(base, name)?;
-        self.0.configure(&kernel, options)?;
-        config::check(options, &fs::read_to_string(kernel.build.join(".config"))?)?;
-        self.make(&kernel, "kernel", &["bzImage", "modules"])?;
-        Ok(kernel)
-    }
-
-    /// Runs make on a kernel of this source.
-    pub(crate) fn make(&self, kernel: &Kernel, what: &str, targets: &[&str]) -> Result<()> {
-        let log = self.0.log(&kernel.name, what);
-        self.0.make(kernel, &log, targets)
-    }
-
-    /// Installs what `kernel` has of kselftests and of modules, and returns where each went.
-    pub(crate) fn install(&self, kernel: &Kernel) -> Result<(PathBuf, PathBuf)> {
-        let top = self.0.paths.dir(Path::new("tree").join(&kernel.slot))?;
-        let (tests, modules) = (top.join("kselftest"), top.join("modules"));
-        for old in [&tests, &modules] {
-            if old.exists() {
-                fs::remove_dir_all(old)?;
+impl Tree {
+    /// Makes the tree, or takes it as it is if it is right.
+    pub(crate) fn get(paths: &Paths) -> Result<Self> {
+        let chosen = Chosen::read(paths)?;
+        let name = format!("{}.lock", chosen.directory());
+        let lock = paths.dir("crates")?.join(name);
+        for _ in 0..TURNS {
+            let held = Paths::share(&lock)?;
+            let check = script(paths, &["--check"]).stdout_capture().unchecked();
+            let check = check.run()?;
+            if check.status.success() {
+                let said = String::from_utf8_lossy(&check.stdout).into_owned();
+                let mut lines = said.lines();
+                let (path, content) = (lines.next(), lines.next());
+                return Ok(Self {
+                    path: path.context("the source has no path")?.into(),
+                    content: content.context("the source has no content")?.into(),
+                    _lock: held,
+                });
             }
+            drop(held);
+            let log = paths.logs("source")?.join("source.log");
+            Step::new("getting the kernel's source", log).run(script(paths, &[]))?;
         }
-        let to = |name: &str, path: &Path| -> OsString {
-            let mut arg = OsString::from(name);
-            arg.push("=");
-            arg.push(path);
-            arg
-        };
-        self.make(kernel, "headers", &["headers"])?;
-        let args = [
-            "-C".into(),
-            self.0.source.join("tools/testing/selftests").into(),
-            to("O", &kernel.build),
-            "TARGETS=gpu_mirror_rs mmu_notifier_helpers rdma_odp_rs".into(),
-            to("INSTALL_PATH", &tests),
-            "install".into(),
-        ];
-        let log = self.0.log(&kernel.name, "kselftest");
-        Step::new("installing the kselftests", log).run(self.0.tools.make(&args))?;
-        let mut args = kernel::make_args(kernel, &["modules_install"]);
-        args.push(to("INSTALL_MOD_PATH", &modules));
-        let log = self.0.log(&kernel.name, "modules");
-        Step::new("installing the modules", log).run(self.0.tools.make(&args))?;
-        Ok((tests, modules))
+        bail!("other checkouts change the kernel's source all the time")
     }
 }
 
-impl Drop for Installed<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = remove(
-            self.0.paths,
-            &self.0.source,
-            &self.0.logs.join("remove.log"),
-        ) {
-            note(format!("{error:#}"));
-        }
-    }
+fn script(paths: &Paths, more: &[&str]) -> duct::Expression {
+    let mut args: Vec<OsString> = vec![
+        paths.checkout.join("ci/kernel/source").into(),
+        paths.checkout.clone().into(),
+        paths.cache.clone().into(),
+    ];
+    args.extend(more.iter().map(OsString::from));
+    cmd("/bin/sh", args)
 }
 
-/// A source that patches are applied to until this is dropped.
-pub(crate) struct Applied<'a> {
-    borrowed: Borrowed<'a>,
-    patches: Vec<PathBuf>,
+/// The kernel's source as Debian has it.
+pub(crate) fn pristine(paths: &Paths) -> Result<PathBuf> {
+    // It is unpacked where the tree is made.
+    drop(Tree::get(paths)?);
+    Ok(paths.cache.join("src").join(Chosen::read(paths)?.directory()))
 }
 
-impl<'a> Applied<'a> {
-    /// The source of `kernel`, which must be the cache's, without any patch.
-    pub(crate) fn new(
+/// A workplace for kernels that are built as variants of others.
+pub(crate) struct Variants<'a> {
+    paths: &'a Paths,
+    tools: &'a Toolchain,
+    logs: &'a Path,
+    source: Source,
+}
+
+/// What the variants are built from.
+enum Source {
+    /// The tree with the crates.
+    Crates(Tree),
+    /// A copy of the source as it is, to which patches are applied. To those who build it is where the
+    /// tree with the crates is.
+    Patched { at: PathBuf, copy: PathBuf },
+}
+
+impl<'a> Variants<'a> {
+    /// Variants with the crates in their source.
+    pub(crate) fn of_crates(
         paths: &'a Paths,
         tools: &'a Toolchain,
-        kernel: &Kernel,
+        base: &Kernel,
         logs: &'a Path,
     ) -> Result<Self> {
+        ensure!(is_ours(paths, base), FOREIGN);
         Ok(Self {
-            borrowed: Borrowed::new(paths, tools, kernel, logs)?,
-            patches: Vec::new(),
+            paths,
+            tools,
+            logs,
+            source: Source::Crates(Tree::get(paths)?),
+        })
+    }
+
+    /// Variants of the source as it is, to which patches are applied.
+    pub(crate) fn of_patches(
+        paths: &'a Paths,
+        tools: &'a Toolchain,
+        base: &Kernel,
+        logs: &'a Path,
+    ) -> Result<Self> {
+        ensure!(is_ours(paths, base), FOREIGN);
+        let copy = paths.own_dir("patched")?;
+        fs::remove_dir_all(&copy)?;
+        Step::new("copying the source", logs.join("copy.log")).run(cmd!(
+            "cp",
+            "-al",
+            pristine(paths)?,
+            &copy
+        ))?;
+        Ok(Self {
+            paths,
+            tools,
+            logs,
+            source: Source::Patched {
+                at: base.source.clone(),
+                copy,
+            },
         })
     }
 
     /// Applies one more patch.
-    pub(crate) fn apply(&mut self, patch: &Path) -> Result<()> {
-        self.git(&["apply"], patch)?;
-        self.patches.push(patch.into());
-        Ok(())
+    pub(crate) fn apply(&self, patch: &Path) -> Result<()> {
+        let Source::Patched { copy, .. } = &self.source else {
+            bail!("the crates are in the source already");
+        };
+        // Not in the repository that the cache may be in. It writes files anew, so that the source,
+        // which has links to them, stays as it is.
+        let command = cmd!("git", "apply", patch)
+            .dir(copy)
+            .env("GIT_CEILING_DIRECTORIES", copy);
+        Step::new("applying a patch", self.log("patches", "apply")).run(command)
     }
 
-    /// Builds a kernel as it is now, with those of the options that it knows.
-    pub(crate) fn build(
+    /// Configures and builds a variant that begins as `base` and has `options` on top, all of which it
+    /// must take.
+    pub(crate) fn build(&self, base: &Kernel, name: &str, options: &str) -> Result<Kernel> {
+        let log = self.log(name, "kernel");
+        let kernel = self.build_known(base, name, options, &log)?;
+        config::check(
+            options,
+            &fs::read_to_string(kernel.build.join(".config"))?,
+        )?;
+        Ok(kernel)
+    }
+
+    /// Configures and builds a variant with those of the options that it knows.
+    pub(crate) fn build_known(
         &self,
         base: &Kernel,
         name: &str,
         options: &str,
         log: &Path,
     ) -> Result<Kernel> {
-        let kernel = self.borrowed.prepare(base, name)?;
-        self.borrowed.configure(&kernel, options)?;
-        self.borrowed.make(&kernel, log, &["bzImage", "modules"])?;
-        Ok(kernel)
-    }
-
-    /// Runs make on what was built.
-    pub(crate) fn make(&self, kernel: &Kernel, targets: &[&str], log: &Path) -> Result<()> {
-        self.borrowed.make(kernel, log, targets)
-    }
-
-    fn git(&self, args: &[&str], patch: &Path) -> Result<()> {
-        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        args.push(patch.into());
-        let log = self.borrowed.log("patches", "apply");
-        // Not in the repository that the cache may be in.
-        let command = cmd("git", args)
-            .dir(&self.borrowed.source)
-            .env("GIT_CEILING_DIRECTORIES", &self.borrowed.source);
-        Step::new("applying a patch", log).run(command)
-    }
-}
-
-impl Drop for Applied<'_> {
-    fn drop(&mut self) {
-        while let Some(patch) = self.patches.pop() {
-            if let Err(error) = self.git(&["apply", "-R"], &patch) {
-                note(format!("{error:#}"));
-            }
-        }
-    }
-}
-
-/// The cache's source, which nobody else builds meanwhile.
-struct Borrowed<'a> {
-    paths: &'a Paths,
-    tools: &'a Toolchain,
-    source: PathBuf,
-    logs: &'a Path,
-    _lock: Flock<File>,
-}
-
-impl<'a> Borrowed<'a> {
-    fn new(
-        paths: &'a Paths,
-        tools: &'a Toolchain,
-        kernel: &Kernel,
-        logs: &'a Path,
-    ) -> Result<Self> {
-        ensure!(is_ours(paths, kernel), FOREIGN);
-        let this = Self {
-            paths,
-            tools,
-            source: kernel.source.clone(),
-            logs,
-            _lock: paths.lock()?,
-        };
-        clean(paths, &this.source)?;
-        Ok(this)
-    }
-
-    /// The build tree `name`, which begins as a copy of that of `base`.
-    fn prepare(&self, base: &Kernel, name: &str) -> Result<Kernel> {
-        let slot = base.slot.with_file_name(format!("tree-{name}"));
+        let slot = base
+            .slot
+            .with_file_name(format!("{}-{name}", base.name));
+        let build = self.paths.cache.join("build").join(&slot);
         let kernel = Kernel {
-            build: self.paths.cache.join("build").join(&slot),
-            source: self.source.clone(),
+            image: build.join(kernel::IMAGE),
             slot,
-            programs: base.programs.clone(),
             name: name.into(),
+            state: format!("{}\n{options}", base.state),
+            build,
+            ..base.clone()
         };
+        let _lock = self.paths.lock(&kernel.slot)?;
         if !kernel.build.join(WHOLE).is_file() {
             self.copy(&base.build, &kernel)?;
             fs::write(kernel.build.join(WHOLE), "")?;
         }
+        // From the base's own configuration each time, so that no option of another run stays.
+        let config = fs::read_to_string(base.build.join(".config"))? + options;
+        fs::write(kernel.build.join(".config"), config)?;
+        self.make(&kernel, "config", &["olddefconfig"])?;
+        self.make_with(&kernel, log, &["bzImage", "modules"])?;
         Ok(kernel)
     }
 
@@ -241,7 +223,7 @@ impl<'a> Borrowed<'a> {
         // The tool is linked anew, as it is at another path, and each object depends on it; it is
         // the same tool.
         let objtool = "tools/objtool";
-        self.make(kernel, &self.log(&kernel.name, "objtool"), &[objtool])?;
+        self.make(kernel, "objtool", &[objtool])?;
         let reference = from.join(objtool).join("objtool");
         let touch = cmd!(
             "find",
@@ -258,16 +240,66 @@ impl<'a> Borrowed<'a> {
         Step::new("keeping its objects", &copying).run(touch)
     }
 
-    fn configure(&self, kernel: &Kernel, options: &str) -> Result<()> {
-        let path = kernel.build.join(".config");
-        let text = fs::read_to_string(&path)?;
-        fs::write(&path, text + options)?;
-        self.make(kernel, &self.log(&kernel.name, "config"), &["olddefconfig"])
+    /// Runs make on a variant.
+    pub(crate) fn make(&self, kernel: &Kernel, what: &str, targets: &[&str]) -> Result<()> {
+        self.make_with(kernel, &self.log(&kernel.name, what), targets)
     }
 
-    fn make(&self, kernel: &Kernel, log: &Path, targets: &[&str]) -> Result<()> {
-        Step::new(format!("{}: {}", kernel.name, targets.join(" ")), log)
-            .run(self.tools.make(&kernel::make_args(kernel, targets)))
+    /// Runs make on a variant, with a log of the caller's.
+    pub(crate) fn make_with(&self, kernel: &Kernel, log: &Path, targets: &[&str]) -> Result<()> {
+        let what = format!("{}: {}", kernel.name, targets.join(" "));
+        self.run(&what, log, &kernel::make_args(kernel, targets))
+    }
+
+    fn run(&self, what: &str, log: &Path, args: &[OsString]) -> Result<()> {
+        let make = match &self.source {
+            Source::Crates(_) => self.tools.make(args),
+            Source::Patched { at, copy } => {
+                let script = r#"at=$1 copy=$2
+shift 2
+mount --bind "$copy" "$at" && exec make "$@""#;
+                let mut all: Vec<OsString> = ["--mount", "sh", "-c", script, "sh"]
+                    .map(Into::into)
+                    .into();
+                all.extend([at.into(), copy.into()]);
+                all.extend(self.tools.make_words(args));
+                self.tools.make_by(cmd("unshare", all))
+            }
+        };
+        Step::new(what, log).run(make)
+    }
+
+    /// Installs what `kernel` has of kselftests and of modules, and returns where each went.
+    pub(crate) fn install(&self, kernel: &Kernel) -> Result<(PathBuf, PathBuf)> {
+        let top = self.paths.dir(Path::new("tree").join(&kernel.slot))?;
+        let (tests, modules) = (top.join("kselftest"), top.join("modules"));
+        for old in [&tests, &modules] {
+            if old.exists() {
+                fs::remove_dir_all(old)?;
+            }
+        }
+        let to = |name: &str, path: &Path| -> OsString {
+            let mut arg = OsString::from(name);
+            arg.push("=");
+            arg.push(path);
+            arg
+        };
+        self.make(kernel, "headers", &["headers"])?;
+        let args = [
+            "-C".into(),
+            kernel.source.join("tools/testing/selftests").into(),
+            to("O", &kernel.build),
+            "TARGETS=gpu_mirror_rs mmu_notifier_helpers rdma_odp_rs".into(),
+            to("INSTALL_PATH", &tests),
+            "install".into(),
+        ];
+        let log = self.log(&kernel.name, "kselftest");
+        self.run("installing the kselftests", &log, &args)?;
+        let mut args = kernel::make_args(kernel, &["modules_install"]);
+        args.push(to("INSTALL_MOD_PATH", &modules));
+        let log = self.log(&kernel.name, "modules");
+        self.run("installing the modules", &log, &args)?;
+        Ok((tests, modules))
     }
 
     fn log(&self, name: &str, what: &str) -> PathBuf {
@@ -275,21 +307,13 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-/// Removes the crates from a source.
-fn remove(paths: &Paths, source: &Path, log: &Path) -> Result<()> {
-    Step::new("removing the crates", log).run(cmd!(
-        paths.checkout.join("kbuild/install"),
-        "--remove",
-        source
-    ))
-}
-
-/// Removes what a run that was killed left in a source. Whoever calls has the lock of the cache.
-pub(crate) fn clean(paths: &Paths, source: &Path) -> Result<()> {
-    if !source.join(NOTE).is_dir() {
-        return Ok(());
+impl Drop for Variants<'_> {
+    fn drop(&mut self) {
+        if let Source::Patched { copy, .. } = &self.source {
+            // What is left is removed when the next one is made.
+            let _ = fs::remove_dir_all(copy);
+        }
     }
-    remove(paths, source, &paths.logs("remove")?.join("remove.log"))
 }
 
 /// A list of all that is in a tree: kinds, modes, names, and what the files hold.

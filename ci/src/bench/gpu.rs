@@ -179,7 +179,7 @@ pub(super) fn measure(
     }
     let counted = boot(context, kernel, &program, "counted", &COUNTED)?;
     let timed = boot(context, kernel, &program, "timed", &TIMED)?;
-    let clock = match vm::kvm_works(paths, &kernel.build) {
+    let clock = match vm::kvm_works(paths, &kernel.image) {
         true => "KVM",
         false => "TCG",
     };

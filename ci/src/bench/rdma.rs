@@ -303,8 +303,8 @@ pub(super) fn measure(
     logs: &Path,
 ) -> Result<(Setting, Comparison)> {
     let program = context.builder(kernel).rdma_odp_bench()?;
-    let (ours, _) = rdma::ours(paths, tools, kernel, logs)?;
-    let turns = [(C, rdma::theirs(kernel)?), (Rust, ours)];
+    let (ours, _) = rdma::ours(paths, tools, kernel)?;
+    let turns = [(C, rdma::theirs(paths, tools, kernel, logs)?), (Rust, ours)];
     let turns = turns.map(|(which, rdma)| {
         let turn = Turn {
             driver: None,

@@ -6,67 +6,69 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use duct::{cmd, Expression};
 use nix::unistd::geteuid;
 
 use super::{minutes, Context};
 use crate::progress::note;
 use crate::report::{Case, Verdict};
+use crate::source;
 use crate::step::Step;
-use crate::{apt, disk};
+use crate::{disk, paths};
 
 /// The releases that must work.
 const RELEASES: [&str; 2] = ["trixie", "bookworm"];
 /// How long each may take.
-const LIMIT: std::time::Duration = minutes(80);
-/// A system with everything in it that one kernel takes.
+const LIMIT: std::time::Duration = minutes(60);
+/// A system with everything in it that the demo takes.
 const NEEDED: u64 = 9 << 30;
 
 /// What ties this machine to its network, which the new system needs as well.
-const NETWORK: [&str; 3] = [
+const NETWORK: [&str; 4] = [
     "/etc/resolv.conf",
-    "/etc/pip.conf",
+    "/etc/apt/apt.conf.d",
+    "/etc/ssl/certs/ca-certificates.crt",
     "/usr/local/share/ca-certificates",
 ];
 
-/// Enters the new system as its user.
-const INSIDE: &str = r#"set -eu
+/// Makes the new system a root of its own, in which namespaces can be made, and runs a command there.
+const AS_ROOT_OF_ITS_OWN: &str = r#"set -eu
+mount --rbind "$1" "$1"
+cd "$1"
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount --rbind /dev dev
+pivot_root . mnt
+umount -l /mnt
+shift
+exec "$@""#;
+/// Changes the root to the new system, as containers do in which no user's namespace can be made, and
+/// runs a command there.
+const AS_CHANGED_ROOT: &str = r#"set -eu
 mount -t proc proc "$1/proc"
 mount -t sysfs sys "$1/sys"
 mount --rbind /dev "$1/dev"
-exec chroot "$1" su -l -w http_proxy,https_proxy,no_proxy user -c 'project/ci/run exec -- true'"#;
+exec chroot "$@""#;
 
-/// Makes the user and hands over the clone.
+/// Makes the user, who has no right to anything, and hands over the clone.
 const USER: &str = r#"set -eu
 chroot "$1" useradd -m -s /bin/sh user
-echo 'user ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/user"
 cp -R "$2" "$1/home/user/project"
-chroot "$1" chown -R user: /home/user"#;
+chroot "$1" chown -R user: /home/user
+cp -R "$2" "$1/root/project""#;
+
+/// Whom the new system is seen by.
+const AS_USER: [&str; 5] = ["su", "-l", "user", "-c", "project/ci/run demo"];
+const AS_ROOT: [&str; 5] = ["su", "-l", "root", "-c", "project/ci/run demo"];
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
+    ensure!(
+        geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_all(&map)),
+        "the suite makes systems with users of their own: run it as root"
+    );
     let top = context.paths.dir("fresh")?;
     disk::require(&top, NEEDED, "a system from nothing")?;
-    if !geteuid().is_root() {
-        // Asks now, at the terminal, and not in the middle.
-        cmd!("sudo", "-v")
-            .run()
-            .context("the suite needs root, or sudo")?;
-    }
-    if !Path::new("/usr/sbin/debootstrap").exists() {
-        let install = [
-            "apt-get",
-            "install",
-            "-y",
-            "--no-install-recommends",
-            "debootstrap",
-        ];
-        Step::new(
-            "installing debootstrap",
-            context.logs.join("debootstrap-install.log"),
-        )
-        .run(root(&install))?;
-    }
     let clone = top.join("clone");
     remove(&clone)?;
     Step::new("cloning the checkout", context.logs.join("clone.log")).run(cmd!(
@@ -78,67 +80,133 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     ))?;
     for release in RELEASES {
         let system = top.join(release);
-        let outcome = one(context, release, &system, &clone);
-        let kept = system.join("home/user/.cache/mmu-notifier-helpers/logs");
-        if outcome.is_err() && kept.is_dir() {
-            let target = context.logs.join(format!("{release}-logs"));
-            // The failure is told with or without them.
-            let _ = cmd!("cp", "-R", &kept, &target)
-                .unchecked()
-                .stderr_null()
-                .run();
+        let made = make(context, release, &system, &clone);
+        let name = format!("{release}: the demo, as a user without rights");
+        let is_made = made.is_ok();
+        let outcome = made.and_then(|()| demo(context, &name, &system, AS_ROOT_OF_ITS_OWN, &AS_USER));
+        context.outcome_of(&name, outcome);
+        keep_logs(context, release, &system);
+        // The same for root, and for a user, where no namespace can be made.
+        if is_made && release == RELEASES[1] {
+            remove(&system.join("home/user/.cache"))?;
+            let name = format!("{release}: a user where no namespace can be made is told so");
+            let refused = refused(context, &name, &system);
+            context.outcome_of(&name, refused);
+            let name = format!("{release}: the demo, as root where no namespace of users can be made");
+            let outcome = demo(context, &name, &system, AS_CHANGED_ROOT, &AS_ROOT);
+            context.outcome_of(&name, outcome);
         }
         remove(&system)?;
-        context.cases.push(Case::new(
-            format!("{release}: ci/run exec -- true"),
-            match outcome {
-                Ok(()) => Verdict::Pass,
-                Err(error) => Verdict::Fail(format!("{error:#}")),
-            },
-        ));
     }
     remove(&clone)
 }
 
-fn one(context: &Context<'_>, release: &str, system: &Path, clone: &Path) -> Result<()> {
+/// Whether a map of users is that of a system and not that of a namespace.
+fn is_all(map: &str) -> bool {
+    map.split_whitespace().nth(2) == Some("4294967295")
+}
+
+/// Makes the system with its user and the clone.
+fn make(context: &Context<'_>, release: &str, system: &Path, clone: &Path) -> Result<()> {
     note(format!("Debian {release} from nothing"));
     remove(system)?;
-    let deadline = Instant::now() + LIMIT;
-    let step = |what: &str| {
-        Step::new(
-            format!("{release}: {what}"),
-            context
-                .logs
-                .join(format!("{release}-{}.log", what.replace(' ', "-"))),
-        )
-        .by(deadline)
-    };
     let path = system.to_str().context("the cache's path is not UTF-8")?;
     let clone = clone.to_str().context("the cache's path is not UTF-8")?;
-    step("debootstrap").run(contained(
+    let mirror = source::mirror(context.paths)?;
+    let step = |what: &str| {
+        let log = context.logs.join(format!("{release}-{what}.log"));
+        Step::new(format!("{release}: {what}"), log)
+    };
+    let deadline = Instant::now() + LIMIT;
+    step("debootstrap").by(deadline).run(contained(
         deadline,
         &[
             "debootstrap",
-            "--include=git,sudo",
+            "--variant=minbase",
+            "--include=git",
             release,
             path,
-            &apt::mirror(),
+            &mirror,
         ],
     ))?;
-    for file in NETWORK.iter().filter(|file| Path::new(file).exists()) {
-        let target = format!("{path}{file}");
-        let parent = Path::new(&target)
-            .parent()
-            .and_then(Path::to_str)
-            .unwrap_or(path);
-        root(&["mkdir", "-p", parent]).run()?;
-        root(&["cp", "-RLT", file, &target]).run()?;
+    for file in NETWORK {
+        let here = paths::seen(Path::new(file));
+        let here = here.to_str().context("a path is UTF-8")?;
+        if Path::new(here).exists() {
+            let target = format!("{path}{file}");
+            let parent = target.rsplit_once('/').map_or(path, |(parent, _)| parent);
+            cmd!("mkdir", "-p", parent).run()?;
+            cmd!("cp", "-RLT", here, &target).run()?;
+        }
     }
-    step("user").run(root(&["sh", "-c", USER, "sh", path, clone]))?;
-    step("set-up to the first boot").run(contained(deadline, &["sh", "-c", INSIDE, "sh", path]))
+    step("user").run(cmd!("sh", "-c", USER, "sh", path, clone))
 }
 
-/// A command as root in namespaces of its own: what it mounts, and all that it starts, end with it.
+/// Runs the demo to its verdict, and says how long it took.
+fn demo(
+    context: &Context<'_>,
+    name: &str,
+    system: &Path,
+    enter: &str,
+    command: &[&str],
+) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    let started = Instant::now();
+    let path = system.to_str().context("the cache's path is not UTF-8")?;
+    let mut all = vec!["sh", "-c", enter, "sh", path];
+    all.extend(command);
+    let log = context.logs.join(format!("{}.log", paths::tag(Path::new(name))));
+    Step::new(name, &log).by(deadline).run(contained(deadline, &all))?;
+    let said = fs::read_to_string(&log)?;
+    for wanted in ["verdict: good", "the kernel's log confirms it: no report"] {
+        ensure!(said.contains(wanted), "the demo did not say \"{wanted}\"");
+    }
+    println!("{name}: {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+/// Where nothing can be entered, the message names what forbids it.
+fn refused(context: &Context<'_>, name: &str, system: &Path) -> Result<()> {
+    let path = system.to_str().context("the cache's path is not UTF-8")?;
+    let deadline = Instant::now() + LIMIT;
+    let mut all = vec!["sh", "-c", AS_CHANGED_ROOT, "sh", path];
+    all.extend(AS_USER);
+    let log = context.logs.join(format!("{}.log", paths::tag(Path::new(name))));
+    let outcome = Step::new(name, &log).by(deadline).run(contained(deadline, &all));
+    ensure!(outcome.is_err(), "it was not refused");
+    let said = fs::read_to_string(&log)?;
+    ensure!(
+        said.contains("no namespace can be made here"),
+        "it does not say why: {said}"
+    );
+    Ok(())
+}
+
+/// Keeps what the new system's own runs wrote.
+fn keep_logs(context: &Context<'_>, release: &str, system: &Path) {
+    let kept = system.join("home/user/.cache/mmu-notifier-helpers/logs");
+    if kept.is_dir() {
+        let target = context.logs.join(format!("{release}-logs"));
+        // The outcome is told with or without them.
+        let _ = cmd!("cp", "-R", &kept, &target)
+            .unchecked()
+            .stderr_null()
+            .run();
+    }
+}
+
+impl Context<'_> {
+    fn outcome_of(&mut self, name: &str, outcome: Result<()>) {
+        let verdict = match outcome {
+            Ok(()) => Verdict::Pass,
+            Err(error) => Verdict::Fail(format!("{error:#}")),
+        };
+        self.cases.push(Case::new(name, verdict));
+    }
+}
+
+/// A command in namespaces of its own, with an environment that says nothing: what it mounts, and all that
+/// it starts, end with it.
 fn contained(deadline: Instant, args: &[&str]) -> Expression {
     let seconds = deadline
         .saturating_duration_since(Instant::now())
@@ -155,27 +223,26 @@ fn contained(deadline: Instant, args: &[&str]) -> Expression {
         "--mount-proc",
     ]);
     all.extend(args);
-    root(&all)
-}
-
-/// A command as root.
-fn root(args: &[&str]) -> Expression {
-    if geteuid().is_root() {
-        cmd(args[0], &args[1..])
-    } else {
-        cmd("sudo", args)
-    }
-    .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    .env("LC_ALL", "C.UTF-8")
+    cmd("/usr/bin/env", ["-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"].iter().copied().chain(all))
 }
 
 /// Removes a tree that root wrote. Nothing is mounted in it: what was, ended with its namespace.
 fn remove(tree: &Path) -> Result<()> {
     if fs::symlink_metadata(tree).is_ok() {
-        let path = tree.to_str().context("the cache's path is not UTF-8")?;
-        root(&["rm", "-rf", "--one-file-system", path])
+        cmd!("rm", "-rf", "--one-file-system", tree)
             .run()
-            .with_context(|| format!("cannot remove {path}"))?;
+            .with_context(|| format!("cannot remove {}", tree.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_of_a_namespace_is_no_root() {
+        assert!(is_all("         0          0 4294967295\n"));
+        assert!(!is_all("         0       1000          1\n"));
+    }
 }

@@ -10,8 +10,8 @@ use super::Context;
 use crate::libtest;
 use crate::progress::{note, Progress};
 use crate::report::{Case, Verdict};
-use crate::source;
 use crate::step::Step;
+use crate::tree;
 
 pub(super) fn tests(context: &mut Context<'_>) -> Result<()> {
     Step::new(
@@ -32,7 +32,7 @@ pub(super) fn tests(context: &mut Context<'_>) -> Result<()> {
         .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     cargo_test(context, "host", "testing the crates on the host", tests)?;
 
-    let source = source::get(context.paths, false)?;
+    let source = tree::pristine(context.paths)?;
     let headers = context
         .tools
         .cargo(&[
@@ -42,7 +42,7 @@ pub(super) fn tests(context: &mut Context<'_>) -> Result<()> {
             "--features=kernel-headers",
             "--test=uapi_layout",
         ])
-        .env("KERNEL_SOURCE", &source.tree);
+        .env("KERNEL_SOURCE", &source);
     cargo_test(
         context,
         "headers",

@@ -15,8 +15,10 @@ use crate::ktap::Stream;
 use crate::report::{Case, Verdict};
 use crate::source::{self, Source};
 use crate::step::Step;
-use crate::tree::{self, Applied, Installed};
+use crate::tree::{self, Variants};
 
+/// What `kbuild/install` leaves in a tree that it has been in.
+const NOTE: &str = ".mmu_notifier_helpers";
 /// Everything built in.
 const BUILT_IN: &str = "CONFIG_SECRETMEM=y
 CONFIG_MMU_NOTIFIER_HELPERS=y
@@ -96,7 +98,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let logs = context.logs.clone();
     let (paths, tools) = (context.paths, context.tools);
 
-    let installed = Installed::new(paths, tools, &base, &logs)?;
+    let installed = Variants::of_crates(paths, tools, &base, &logs)?;
     let built_in = combination(context, &installed, &base, "built-in", BUILT_IN)?;
     let modules = combination(
         context,
@@ -257,7 +259,7 @@ type Programs = (PathBuf, PathBuf);
 /// Builds a combination, which is a case. What it installed is there if it passed.
 fn combination(
     context: &mut Context<'_>,
-    installed: &Installed<'_>,
+    installed: &Variants<'_>,
     base: &Kernel,
     name: &str,
     options: &str,
@@ -284,7 +286,7 @@ fn warnings(log: &str) -> String {
 }
 
 /// What developers run in a tree.
-fn developers(context: &mut Context<'_>, installed: &Installed<'_>, kernel: &Kernel) {
+fn developers(context: &mut Context<'_>, installed: &Variants<'_>, kernel: &Kernel) {
     let clippy = [
         "CLIPPY=1",
         "rust/mmu_notifier_helpers/",
@@ -447,7 +449,7 @@ fn patches(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
     let logs = context.logs.clone();
     let (paths, tools) = (context.paths, context.tools);
     let series = logs.join("series");
-    let command = cmd!(paths.checkout.join("kbuild/series"), &base.source, &series)
+    let command = cmd!(paths.checkout.join("kbuild/series"), tree::pristine(paths)?, &series)
         .env("GIT_AUTHOR_NAME", "ci")
         .env("GIT_CONFIG_COUNT", "2")
         .env("GIT_CONFIG_KEY_0", "user.name")
@@ -460,7 +462,7 @@ fn patches(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
         .map(|entry| entry.path())
         .collect();
     names.sort();
-    let mut applied = Applied::new(paths, tools, base, &logs)?;
+    let applied = Variants::of_patches(paths, tools, base, &logs)?;
     let last = names.len().saturating_sub(1);
     for (number, patch) in names.iter().enumerate().skip(1) {
         let name = patch.file_stem().context("a patch has a name")?;
@@ -468,7 +470,7 @@ fn patches(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
         applied.apply(patch)?;
         let log = logs.join(format!("{name}.log"));
         let outcome = applied
-            .build(base, "patches", MODULES, &log)
+            .build_known(base, "patches", MODULES, &log)
             .and_then(|kernel| {
                 silent(&log)?;
                 Ok(kernel)
@@ -479,7 +481,7 @@ fn patches(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
         if number == 1 || number == last {
             let log = logs.join(format!("{name}-rustdoc.log"));
             let outcome = applied
-                .make(&kernel, &["rustdoc"], &log)
+                .make_with(&kernel, &log, &["rustdoc"])
                 .and_then(|()| silent(&log));
             context.outcome(&format!("is documented with {name}"), outcome);
         }
@@ -500,7 +502,7 @@ fn versions(context: &mut Context<'_>) -> Result<()> {
     for suite in source::OTHER_SUITES {
         match source::other(context.paths, suite) {
             Ok(Some(other)) => {
-                older |= !source::is_supported(&other.version);
+                older |= !is_supported(context, &other.version)?;
                 version(context, &other)?;
             }
             Ok(None) => {
@@ -527,7 +529,7 @@ fn version(context: &mut Context<'_>, other: &Source) -> Result<()> {
     let version = &other.version;
     let log = |what: &str| logs.join(format!("{version}-{what}.log"));
     let install = paths.checkout.join("kbuild/install");
-    if source::is_supported(version) {
+    if is_supported(context, version)? {
         let step = |args: &[&OsStr], what: &str| {
             Step::new(format!("{version}: {what}"), log(what)).run(cmd(&install, args))
         };
@@ -542,7 +544,7 @@ fn version(context: &mut Context<'_>, other: &Source) -> Result<()> {
             .read()?;
         context.result(
             &format!("versions: {version} is refused"),
-            said.contains("; supported: ") && !other.tree.join(tree::NOTE).exists(),
+            said.contains("; supported: ") && !other.tree.join(NOTE).exists(),
             &said,
         );
     }
@@ -563,7 +565,7 @@ fn version(context: &mut Context<'_>, other: &Source) -> Result<()> {
     ];
     let log = log("modules");
     let built = Step::new(format!("{version}: building the modules"), &log).run(tools.make(&args));
-    if source::is_supported(version) {
+    if is_supported(context, version)? {
         context.outcome(&format!("versions: {version} builds out of tree"), built);
         return Ok(());
     }
@@ -599,6 +601,12 @@ fn prepare(context: &Context<'_>, other: &Source, log: &Path) -> Result<PathBuf>
             .run(context.tools.make(&args).env("KCONFIG_ALLCONFIG", &all))?;
     }
     Ok(build)
+}
+
+/// Whether a kernel is of a series that is supported.
+fn is_supported(context: &Context<'_>, version: &str) -> Result<bool> {
+    let series = fs::read_to_string(context.paths.checkout.join(source::SERIES))?;
+    Ok(source::is_supported(&series, version))
 }
 
 fn argument(name: &str, path: &Path) -> OsString {

@@ -308,7 +308,7 @@ impl Context<'_> {
     /// A kernel, built. The suite's own time does not run meanwhile.
     pub(crate) fn kernel(&mut self, kind: Kind) -> Result<Kernel> {
         let before = Instant::now();
-        let kernel = kernel::get(self.paths, self.tools, kind, false);
+        let kernel = kernel::get(self.paths, self.tools, kind);
         self.deadline += before.elapsed();
         kernel
     }

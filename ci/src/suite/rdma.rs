@@ -129,8 +129,8 @@ pub(super) fn in_turn(
         rdma: Some(rdma.clone()),
         command: marked(which, command(which, rdma)),
     };
-    let theirs = rdma::theirs(kernel)?;
-    let (ours, _) = rdma::ours(context.paths, context.tools, kernel, &context.logs)?;
+    let theirs = rdma::theirs(context.paths, context.tools, kernel, &context.logs)?;
+    let (ours, _) = rdma::ours(context.paths, context.tools, kernel)?;
     let name = format!("both-{}", kernel.name);
     let turns = vec![turn(Which::Rust, &ours), turn(Which::C, &theirs)];
     let boots = context.boot_in_turn(&name, machine, turns)?;

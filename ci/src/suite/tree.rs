@@ -15,7 +15,8 @@ use crate::exec;
 use crate::kernel::{Kernel, Kind};
 use crate::progress::note;
 use crate::report::{Case, Verdict};
-use crate::tree::{self, Installed};
+use crate::step::Step;
+use crate::tree::{self, Variants};
 use crate::vm::Machine;
 
 /// The helpers built in and the drivers modules: the combination with a border that Rust symbols cross.
@@ -51,8 +52,12 @@ exec "$tests/run_kselftest.sh" "$@""#;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let base = context.kernel(Kind::Debug)?;
+    let pristine = match tree::is_ours(context.paths, &base) {
+        true => tree::pristine(context.paths)?,
+        false => base.source.clone(),
+    };
     for name in ["install", "series"] {
-        script(context, name, &base.source)?;
+        script(context, name, &pristine)?;
     }
     for name in [
         "check_kernel",
@@ -69,29 +74,12 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         context.cases.push(Case::new(name, verdict));
         return Ok(());
     }
-    let (before, after) = (context.logs.join("before"), context.logs.join("after"));
-    let lock = context.paths.lock()?;
-    tree::clean(context.paths, &base.source)?;
-    tree::listing(&base.source, &before)?;
-    drop(lock);
+    as_it_was(context, &pristine)?;
     let logs = context.logs.clone();
-    let installed = Installed::new(context.paths, context.tools, &base, &logs)?;
-    let kernel = installed.build(&base, "tree", OPTIONS)?;
-    let programs = installed.install(&kernel)?;
-    drop(installed);
-
-    tree::listing(&base.source, &after)?;
-    let verdict = match fs::read(&before)? == fs::read(&after)? {
-        true => Verdict::Pass,
-        false => Verdict::Fail(format!(
-            "compare {} and {}",
-            before.display(),
-            after.display()
-        )),
-    };
-    context
-        .cases
-        .push(Case::new("the kernel's source is as it was", verdict));
+    let variants = Variants::of_crates(context.paths, context.tools, &base, &logs)?;
+    let kernel = variants.build(&base, "tree", OPTIONS)?;
+    let programs = variants.install(&kernel)?;
+    drop(variants);
 
     let tests = [
         "gpu_mirror_rs:gpu_mirror",
@@ -101,6 +89,42 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         "rdma_odp_rs:rdma_odp_lifetime",
     ];
     kselftests(context, &kernel, (&programs.0, &programs.1), &tests)
+}
+
+/// Installs the crates into a copy of the source and removes them: it must be as it was, and so must the
+/// source, which the copy has links to.
+fn as_it_was(context: &mut Context<'_>, pristine: &Path) -> Result<()> {
+    let listing = |tree: &Path, name: &str| {
+        let to = context.logs.join(name);
+        tree::listing(tree, &to)?;
+        Ok::<_, anyhow::Error>(to)
+    };
+    let before = listing(pristine, "before")?;
+    let copy = context.paths.own_dir("as-it-was")?;
+    fs::remove_dir_all(&copy)?;
+    let install = context.paths.checkout.join("kbuild/install");
+    for (what, command) in [
+        ("copying the source", cmd!("cp", "-al", pristine, &copy)),
+        ("installing the crates", cmd!(&install, &copy)),
+        ("removing them", cmd!(&install, "--remove", &copy)),
+    ] {
+        let log = context.logs.join(format!("{}.log", what.replace(' ', "-")));
+        Step::new(what, log).run(command)?;
+    }
+    let removed = listing(&copy, "removed")?;
+    let after = listing(pristine, "after")?;
+    fs::remove_dir_all(&copy)?;
+    for (name, path) in [
+        ("the kernel's source is as it was", &after),
+        ("a tree that the crates were in is as it was", &removed),
+    ] {
+        let verdict = match fs::read(&before)? == fs::read(path)? {
+            true => Verdict::Pass,
+            false => Verdict::Fail(format!("compare {} and {}", before.display(), path.display())),
+        };
+        context.cases.push(Case::new(name, verdict));
+    }
+    Ok(())
 }
 
 /// Runs a shell test of `kbuild/` on a kernel's source or build tree.
