@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel tree's own `hmm-tests`, on the Rust driver and, beside it, on C's.
+//! The kernel tree's own `hmm-tests`, on the Rust driver and, with `--full`, beside it on C's.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -68,17 +68,84 @@ const CASES: &[(&str, &str)] = &[
     ("hmm", "benchmark_thp_migration"),
     ("hmm", "userfaultfd_read"),
 ];
-/// Cases with a limit of time of their own that the checks of the debug kernel overrun: they run on
-/// the release kernel.
-const RELEASE: &[&str] = &["benchmark_thp_migration"];
+/// Cases with a limit of time of their own that the checks of the debug kernel overrun.
+const TIMED: &[&str] = &["benchmark_thp_migration"];
+/// The kernel of the default run that leaves them their time. It has no coherent memory to give.
+pub(super) const UNHURRIED: Kind = Kind::Release;
+/// The kernel that leaves it to them with coherent memory.
+const COHERENT_UNHURRIED: Kind = Kind::Release;
 
-/// The kernel that a case runs on.
-fn kernel_of(case: &str) -> Kind {
-    if RELEASE.contains(&case) {
-        Kind::Release
-    } else {
-        Kind::Debug
+/// Cases that run in one boot, on one kernel, with their results named alike.
+struct Part {
+    kind: Kind,
+    /// The kinds of device that are there.
+    devices: &'static [&'static str],
+    /// Which of the program's cases.
+    takes: fn(&str) -> bool,
+    /// What the names of their results start with.
+    prefix: String,
+    /// Whether what the program lists is compared with the table.
+    lists: bool,
+}
+
+fn is_timed(case: &str) -> bool {
+    TIMED.contains(&case)
+}
+
+impl Part {
+    fn timed(kind: Kind, devices: &'static [&'static str]) -> Self {
+        Self {
+            kind,
+            devices,
+            takes: is_timed,
+            prefix: format!("{}: ", kind.name()),
+            lists: false,
+        }
     }
+
+    /// The names of its cases.
+    fn cases(&self) -> Vec<String> {
+        cases(self.devices, self.takes)
+    }
+
+    /// What its boot on somebody's driver is called.
+    fn name(&self, which: Which) -> String {
+        let mut name = format!("{}-{}", which.name(), self.kind.name());
+        if self.devices == [COHERENT] {
+            name += "-coherent";
+        }
+        name
+    }
+}
+
+/// What runs on a kernel. Each case is in one part of one kernel.
+fn parts(kind: Kind, full: bool) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if kind == Kind::Debug {
+        parts.push(Part {
+            kind,
+            devices: &[PRIVATE, COHERENT],
+            takes: |case| !is_timed(case),
+            prefix: String::new(),
+            lists: true,
+        });
+    }
+    if kind == UNHURRIED {
+        parts.push(Part::timed(kind, &[PRIVATE]));
+    }
+    if kind == COHERENT_UNHURRIED && full {
+        parts.push(Part::timed(kind, &[COHERENT]));
+    }
+    parts
+}
+
+/// The kernels of a run.
+fn kinds(full: bool) -> Vec<Kind> {
+    let mut kinds = vec![Kind::Debug, UNHURRIED];
+    if full && !kinds.contains(&COHERENT_UNHURRIED) {
+        kinds.push(COHERENT_UNHURRIED);
+    }
+    kinds
 }
 
 /// A case's name on a kind of device, as the harness has it.
@@ -86,10 +153,10 @@ fn name(fixture: &str, device: &str, case: &str) -> String {
     format!("{fixture}.{fixture}_device_{device}.{case}")
 }
 
-/// The names of the cases on these kinds of device that run on the kernel.
-fn cases(devices: &[&str], kernel: Kind) -> Vec<String> {
+/// The names of the cases on these kinds of device.
+fn cases(devices: &[&str], takes: impl Fn(&str) -> bool) -> Vec<String> {
     let of = |device: &&str| -> Vec<String> {
-        let cases = CASES.iter().filter(|(_, case)| kernel_of(case) == kernel);
+        let cases = CASES.iter().filter(|(_, case)| takes(case));
         cases
             .map(|(fixture, case)| name(fixture, device, case))
             .collect()
@@ -99,30 +166,33 @@ fn cases(devices: &[&str], kernel: Kind) -> Vec<String> {
 
 /// The names of all cases.
 fn all() -> Vec<String> {
-    [Kind::Debug, Kind::Release]
-        .map(|kernel| cases(&[PRIVATE, COHERENT], kernel))
-        .concat()
+    cases(&[PRIVATE, COHERENT], |_| true)
 }
 
-pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
-    let debug = context.kernel(Kind::Debug)?;
-    let release = context.kernel(Kind::Release)?;
-    let program = context.builder(&debug).hmm_tests()?;
+pub(super) fn suite(context: &mut Context<'_>) -> Result<()> {
+    for kind in kinds(context.full) {
+        run(context, kind)?;
+    }
+    if context.full {
+        leaks(context)?;
+        repeat(context)?;
+    }
+    Ok(())
+}
 
-    for (kernel, kind, prefix) in [
-        (&debug, Kind::Debug, ""),
-        (&release, Kind::Release, "release: "),
-    ] {
-        let wanted = cases(&[PRIVATE, COHERENT], kind);
-        let boots = boot(
-            context,
-            kernel,
-            kind,
-            Which::Rust,
-            command(&program, 1, &wanted),
-        )?;
-        context.judge_wanted(prefix, &boots, &wanted);
-        if kind == Kind::Debug {
+/// What there is to run on a kernel; with `--full` on C's driver beside.
+pub(super) fn run(context: &mut Context<'_>, kind: Kind) -> Result<()> {
+    let parts = parts(kind, context.full);
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let kernel = context.kernel(kind)?;
+    let program = context.builder(&kernel).hmm_tests()?;
+    for part in &parts {
+        let wanted = part.cases();
+        let boots = boot(context, &kernel, part, Which::Rust, &program, &wanted)?;
+        context.judge_wanted(&part.prefix, &boots, &wanted);
+        if part.lists {
             match differs(&listed(&boots.output)) {
                 None => context
                     .cases
@@ -131,54 +201,65 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
             }
         }
         // On coherent devices C's driver may take the kernel down.
-        let of_c = cases(&[PRIVATE], kind);
-        let boots = boot(context, kernel, kind, Which::C, command(&program, 1, &of_c))?;
-        context.beside(prefix, &boots);
-    }
-
-    if context.full {
-        let wanted = cases(&[PRIVATE, COHERENT], Kind::Debug);
-        let driver = coherent::driver(context.driver(&debug, Which::Rust)?);
-        let machine = coherent::machine(exec::plain(&debug));
-        leaks::run(
-            context,
-            machine,
-            driver,
-            command(&program, 1, &wanted),
-            &wanted,
-        )?;
-        repeat(context, &release, &program)?;
+        if context.full && part.devices.contains(&PRIVATE) {
+            let of_c = cases(&[PRIVATE], part.takes);
+            let boots = boot(context, &kernel, part, Which::C, &program, &of_c)?;
+            context.beside(&part.prefix, &boots);
+        }
     }
     Ok(())
 }
 
-/// Boots with all four devices.
+/// Boots with the devices of a part, and runs cases.
 fn boot(
     context: &Context<'_>,
     kernel: &Kernel,
-    kind: Kind,
+    part: &Part,
     which: Which,
-    command: Vec<OsString>,
+    program: &Path,
+    cases: &[String],
 ) -> Result<Boots> {
-    let driver = coherent::driver(context.driver(kernel, which)?);
-    let machine = coherent::machine(exec::plain(kernel));
-    let name = format!("{}-{}", which.name(), kind.name());
-    context.boot(&name, &machine, driver, command)
+    let mut driver = context.driver(kernel, which)?;
+    let mut machine = exec::plain(kernel);
+    if part.devices.contains(&COHERENT) {
+        driver = coherent::driver(driver);
+        machine = coherent::machine(machine);
+    }
+    context.boot(
+        &part.name(which),
+        &machine,
+        driver,
+        command(program, 1, cases),
+    )
+}
+
+/// Looks for what is lost, on the debug kernel.
+fn leaks(context: &mut Context<'_>) -> Result<()> {
+    let kernel = context.kernel(Kind::Debug)?;
+    let program = context.builder(&kernel).hmm_tests()?;
+    let wanted = cases(&[PRIVATE, COHERENT], |case| !is_timed(case));
+    let driver = coherent::driver(context.driver(&kernel, Which::Rust)?);
+    let machine = coherent::machine(exec::plain(&kernel));
+    let command = command(&program, 1, &wanted);
+    leaks::run(context, machine, driver, command, &wanted)?;
+    Ok(())
 }
 
 /// Runs all cases many times.
-fn repeat(context: &mut Context<'_>, kernel: &Kernel, program: &Path) -> Result<()> {
+fn repeat(context: &mut Context<'_>) -> Result<()> {
+    let kernel = context.kernel(Kind::Release)?;
+    let program = context.builder(&kernel).hmm_tests()?;
     let wanted = all();
-    let driver = coherent::driver(context.driver(kernel, Which::Rust)?);
+    let driver = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(Machine {
         cpus: MANY_CPUS,
-        ..exec::plain(kernel)
+        ..exec::plain(&kernel)
     });
     let boots = context.boot(
         "rust-release-repeated",
         &machine,
         driver,
-        command(program, REPETITIONS, &wanted),
+        command(&program, REPETITIONS, &wanted),
     )?;
     let prefix = format!("{REPETITIONS} times on {MANY_CPUS} CPUs, release: ");
     let cases = wanted.iter().map(|name| {
@@ -319,22 +400,58 @@ mod tests {
         text
     }
 
+    /// The names of the cases that a run tries on a kernel.
+    fn on(kind: Kind, full: bool) -> Vec<String> {
+        parts(kind, full).iter().flat_map(Part::cases).collect()
+    }
+
     #[test]
-    fn all_cases_must_pass_and_each_on_one_kernel() {
+    fn each_case_runs_once_and_all_with_full() {
+        let tried = |full| -> Vec<String> {
+            let mut names: Vec<String> = kinds(full)
+                .into_iter()
+                .flat_map(|kind| on(kind, full))
+                .collect();
+            names.sort();
+            names
+        };
         assert_eq!(all().len(), 78);
-        assert_eq!(cases(&[PRIVATE, COHERENT], Kind::Debug).len(), 76);
+        let mut wanted = all();
+        wanted.sort();
+        assert_eq!(tried(true), wanted);
+        // The default run lacks what takes coherent memory on a kernel of its own.
+        wanted.retain(|name| name != "hmm.hmm_device_coherent.benchmark_thp_migration");
+        assert_eq!(tried(false), wanted);
+        assert_eq!(on(Kind::Debug, false).len(), 76);
+    }
+
+    #[test]
+    fn each_kernel_has_its_part_of_the_cases() {
+        assert!(on(Kind::Debug, true)
+            .iter()
+            .all(|name| !name.ends_with("benchmark_thp_migration")));
         assert_eq!(
-            cases(&[PRIVATE, COHERENT], Kind::Release),
-            [
-                "hmm.hmm_device_private.benchmark_thp_migration",
-                "hmm.hmm_device_coherent.benchmark_thp_migration"
-            ]
+            on(UNHURRIED, false),
+            ["hmm.hmm_device_private.benchmark_thp_migration"]
         );
     }
 
     #[test]
-    fn a_case_that_is_to_run_on_release_exists() {
-        for case in RELEASE {
+    fn no_two_boots_have_one_name() {
+        let mut names: Vec<String> = kinds(true)
+            .into_iter()
+            .flat_map(|kind| parts(kind, true))
+            .flat_map(|part| [Which::Rust, Which::C].map(|which| part.name(which)))
+            .collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_timed_case_exists() {
+        for case in TIMED {
             assert!(CASES.iter().any(|(_, known)| known == case), "{case}");
         }
     }

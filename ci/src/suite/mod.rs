@@ -86,7 +86,7 @@ const SUITES: &[Suite] = &[
         about: "the kernel tree's own tests of a GPU mirror, unmodified",
         limits: (minutes(20), minutes(90)),
         only_full: false,
-        run: hmm_tests::run,
+        run: hmm_tests::suite,
     },
     Suite {
         name: "gpu-selftests",
