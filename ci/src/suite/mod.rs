@@ -104,7 +104,7 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         name: "storm",
-        about: "device faults while memory changes, in the Rust mirror and in C's: data, cost, collisions",
+        about: "device faults while memory changes: data, collisions; with --full C's beside, and the cost",
         limits: (minutes(20), minutes(40)),
         only_full: false,
         run: storm::run,
