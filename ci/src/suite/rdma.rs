@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Clients of RDMA that others wrote, unmodified, on memory that is paged on demand: on the modules
-//! with the crates in them and, in the same boot, on the kernel's own.
+//! with the crates in them and, with `--full`, in the same boot on the kernel's own.
 
 use std::ffi::OsString;
 use std::fs;
@@ -114,8 +114,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program on our modules and on C's in one boot. Ours are judged, C's are put beside. What
-/// `command` gives is for the set that it is called with.
+/// Runs a program on our modules, and with `--full` on C's in the same boot. Ours are judged, C's are
+/// put beside. What `command` gives is for the set that it is called with.
 ///
 /// Returns our set, and what was printed on it.
 pub(super) fn in_turn(
@@ -129,11 +129,21 @@ pub(super) fn in_turn(
         rdma: Some(rdma.clone()),
         command: marked(which, command(which, rdma)),
     };
-    let theirs = rdma::theirs(context.paths, context.tools, kernel, &context.logs)?;
     let (ours, _) = rdma::ours(context.paths, context.tools, kernel)?;
-    let name = format!("both-{}", kernel.name);
-    let turns = vec![turn(Which::Rust, &ours), turn(Which::C, &theirs)];
+    let mut turns = vec![turn(Which::Rust, &ours)];
+    if context.full {
+        let theirs = rdma::theirs(context.paths, context.tools, kernel, &context.logs)?;
+        turns.push(turn(Which::C, &theirs));
+    }
+    let name = match context.full {
+        true => format!("both-{}", kernel.name),
+        false => format!("rust-{}", kernel.name),
+    };
     let boots = context.boot_in_turn(&name, machine, turns)?;
+    if !context.full {
+        context.judge("", &boots);
+        return Ok((ours, boots.streams));
+    }
     let log = fs::read(context.logs.join(&name).join("kernel.log"))
         .context("the kernel's log is gone")?;
     let (rust, c) = split(boots, &String::from_utf8_lossy(&log));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Our kselftests of RDMA on-demand paging, and the KUnit suite of what drivers call. Every case must
-//! pass; C's modules are beside.
+//! pass; with `--full` C's modules are beside.
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
