@@ -271,6 +271,15 @@ fn refuse_skips(cases: &mut [Case], may: &[&str]) {
     }
 }
 
+/// A turn that loads nothing: before it comes, what the turn before it had must unload.
+fn unloaded() -> Turn {
+    Turn {
+        driver: None,
+        rdma: None,
+        command: vec!["true".into()],
+    }
+}
+
 /// One boot of a suite: what it printed and how it ended.
 pub(crate) struct Boots {
     pub(crate) streams: Vec<ktap::Stream>,

@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::{Boots, Context};
+use super::{unloaded, Boots, Context};
 use crate::exec;
 use crate::guest::Turn;
 use crate::kernel::{Kernel, Kind};
@@ -131,10 +131,13 @@ pub(super) fn in_turn(
     };
     let (ours, _) = rdma::ours(context.paths, context.tools, kernel)?;
     let mut turns = vec![turn(Which::Rust, &ours)];
-    if context.full {
-        let theirs = rdma::theirs(context.paths, context.tools, kernel, &context.logs)?;
-        turns.push(turn(Which::C, &theirs));
-    }
+    turns.push(match context.full {
+        true => {
+            let theirs = rdma::theirs(context.paths, context.tools, kernel, &context.logs)?;
+            turn(Which::C, &theirs)
+        }
+        false => unloaded(),
+    });
     let name = match context.full {
         true => format!("both-{}", kernel.name),
         false => format!("rust-{}", kernel.name),

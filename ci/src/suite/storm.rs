@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{ensure, Context as _, Result};
 use comfy_table::Table;
 
-use super::{refuse_skips, Boots, Context};
+use super::{refuse_skips, unloaded, Boots, Context};
 use crate::exec;
 use crate::guest::Turn;
 use crate::kernel::Kind;
@@ -72,7 +72,8 @@ fn storm(
             command: command(&program, length),
         })
     });
-    let programs = programs.collect::<Result<Vec<Turn>>>()?;
+    let mut programs = programs.collect::<Result<Vec<Turn>>>()?;
+    programs.push(unloaded());
     let machine = Machine {
         cpus,
         ..exec::plain(&kernel)
