@@ -195,13 +195,13 @@ pub(crate) struct Bench {
 /// `test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// The release kernel, repetitions and the long suites as well
+    /// The release kernel, C beside, repetitions and the long suites as well
     #[arg(long)]
     pub(crate) full: bool,
     /// Only this suite; may be given more than once
     #[arg(long = "suite", value_name = "NAME")]
     pub(crate) suites: Vec<String>,
-    /// Name the suites
+    /// Name the suites, with their kernels and shares of the time
     #[arg(long)]
     pub(crate) list: bool,
     /// Write the results as JUnit XML as well

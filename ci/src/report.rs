@@ -56,6 +56,8 @@ pub(crate) struct Found {
     pub(crate) suite: &'static str,
     pub(crate) cases: Vec<Case>,
     pub(crate) took: Duration,
+    /// What it is to take of the default run, if it is a part of that.
+    pub(crate) share: Option<Duration>,
     pub(crate) limit: Duration,
     pub(crate) logs: PathBuf,
     /// What there is to say of the C driver as a whole.
@@ -127,6 +129,7 @@ pub(crate) fn summary(found: &[Found]) -> Table {
         "skipped",
         "C (beside)",
         "time",
+        "share",
         "limit",
     ]);
     for found in found {
@@ -147,6 +150,7 @@ pub(crate) fn summary(found: &[Found]) -> Table {
             counts.skipped.to_string(),
             c,
             time(found.took),
+            found.share.map(time).unwrap_or_default(),
             time(found.limit),
         ]);
     }
@@ -158,7 +162,7 @@ fn short(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!("{}:{:02} min", seconds / 60, seconds % 60)
 }
@@ -258,6 +262,7 @@ mod tests {
                 Case::new("d", Verdict::Skip("no device".into())),
             ],
             took: Duration::from_secs(3),
+            share: Some(Duration::from_secs(61)),
             limit: Duration::from_secs(60),
             logs: "/logs".into(),
             c_remark: None,
@@ -268,6 +273,16 @@ mod tests {
     fn the_c_driver_is_never_counted() {
         assert_eq!(total(&[found()]).line(), "1 passed, 1 failed, 2 skipped");
         assert!(summary(&[found()]).to_string().contains("0 of 1"));
+    }
+
+    #[test]
+    fn a_share_stands_beside_the_time_if_there_is_one() {
+        let mut found = found();
+        assert!(summary(&[found.clone()])
+            .to_string()
+            .contains("| 0:03 min | 1:01 min | 1:00 min |"));
+        found.share = None;
+        assert!(!summary(&[found]).to_string().contains("1:01 min"));
     }
 
     #[test]

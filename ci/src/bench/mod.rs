@@ -63,6 +63,7 @@ pub(crate) fn bench(paths: &Paths, options: &Bench) -> Result<i32> {
         suite: "bench",
         cases: context.cases,
         took: started.elapsed(),
+        share: None,
         limit: LIMIT,
         logs,
         c_remark: None,

@@ -40,108 +40,156 @@ use crate::{exec, kernel, ktap, modules};
 struct Suite {
     name: &'static str,
     about: &'static str,
-    /// How long it may take, and how long with `--full`.
+    /// The kernels that it runs on, and those that it runs on with `--full`.
+    kernels: (&'static [Kind], &'static [Kind]),
+    /// What it takes of [`WHOLE`]; with none it runs only with `--full`, or when it is named.
+    share: Option<Duration>,
+    /// When it is stopped as hung, and when with `--full`.
     limits: (Duration, Duration),
-    /// Whether it runs without being named only with `--full`.
-    only_full: bool,
     run: fn(&mut Context<'_>) -> Result<()>,
 }
+
+/// What comes before the suites, and takes its share as well.
+struct SetUp {
+    about: &'static str,
+    /// The kernel that it builds, if it is one.
+    kernel: Option<Kind>,
+    share: Duration,
+}
+
+/// How long the default run may take on two CPUs, with nothing built before it.
+const WHOLE: Duration = minutes(60);
 
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
 }
+
+/// What the default run builds and sets up, from nothing.
+const SET_UP: &[SetUp] = &[
+    SetUp {
+        about: "the tools, the runner and the source of the kernel",
+        kernel: None,
+        share: minutes(4),
+    },
+    SetUp {
+        about: "the kernel that most suites run on",
+        kernel: Some(Kind::Debug),
+        share: minutes(13),
+    },
+    SetUp {
+        about: "the kernel for what takes its time",
+        kernel: Some(hmm_tests::UNHURRIED),
+        share: minutes(3),
+    },
+];
 
 /// All of them, in the order in which they run.
 const SUITES: &[Suite] = &[
     Suite {
         name: "host",
         about: "every crate builds, and its tests pass, on the host",
+        kernels: (&[], &[]),
+        share: Some(minutes(4)),
         limits: (minutes(15), minutes(15)),
-        only_full: false,
         run: host::tests,
     },
     Suite {
         name: "loom",
         about: "the models of the protocol, in every interleaving of their threads",
+        kernels: (&[], &[]),
+        share: Some(minutes(2)),
         limits: (minutes(15), minutes(30)),
-        only_full: false,
         run: host::loom,
     },
     Suite {
         name: "sanitizer",
         about: "the host's tests under a checker of unsafe code",
+        kernels: (&[], &[]),
+        share: Some(minutes(2)),
         limits: (minutes(10), minutes(15)),
-        only_full: false,
         run: host::sanitizer,
     },
     Suite {
         name: "kunit",
         about: "the helper crate in the kernel, against the real memory management",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(5)),
         limits: (minutes(15), minutes(15)),
-        only_full: false,
         run: kunit::run,
     },
     Suite {
         name: "hmm-tests",
         about: "the kernel tree's own tests of a GPU mirror, unmodified",
+        kernels: (
+            &[Kind::Debug, hmm_tests::UNHURRIED],
+            &[Kind::Debug, hmm_tests::UNHURRIED, Kind::Release],
+        ),
+        share: Some(minutes(6)),
         limits: (minutes(20), minutes(90)),
-        only_full: false,
         run: hmm_tests::suite,
     },
     Suite {
         name: "gpu-selftests",
         about: "our kselftests of the GPU mirror: refused input, data, lifetimes, storms",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(5)),
         limits: (minutes(25), minutes(60)),
-        only_full: false,
         run: gpu_selftests::run,
     },
     Suite {
         name: "sample",
         about: "the sample driver: loaded, used while its memory changes, removed",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(1)),
         limits: (minutes(10), minutes(10)),
-        only_full: false,
         run: sample::run,
     },
     Suite {
         name: "storm",
         about: "device faults while memory changes: data, collisions; with --full C's beside, and the cost",
+        kernels: (&[Kind::Debug], &[Kind::Debug, Kind::Release]),
+        share: Some(minutes(2)),
         limits: (minutes(20), minutes(40)),
-        only_full: false,
         run: storm::run,
     },
     Suite {
         name: "rdma",
         about: "clients of RDMA that others wrote, on memory that is paged on demand",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(3)),
         limits: (minutes(25), minutes(25)),
-        only_full: false,
         run: rdma::run,
     },
     Suite {
         name: "rdma-selftests",
         about: "our kselftests of RDMA on-demand paging: data, changes, lifetimes, storms",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(6)),
         limits: (minutes(25), minutes(90)),
-        only_full: false,
         run: rdma_selftests::run,
     },
     Suite {
         name: "tree",
         about: "the crates in a kernel's tree: installer, patches, one kernel built and booted",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: Some(minutes(4)),
         limits: (minutes(25), minutes(25)),
-        only_full: false,
         run: tree::run,
     },
     Suite {
         name: "matrix",
         about: "the crates in a kernel's tree in each way that Kconfig allows, and patch by patch",
+        kernels: (&[Kind::Release], &[Kind::Release]),
+        share: None,
         limits: (minutes(150), minutes(150)),
-        only_full: true,
         run: matrix::run,
     },
     Suite {
         name: "fresh",
         about: "Debian 12 and 13 from nothing: a user with sudo, a clean clone, set-up to the first boot",
+        kernels: (&[Kind::Debug], &[Kind::Debug]),
+        share: None,
         limits: (minutes(170), minutes(170)),
-        only_full: true,
         run: fresh::run,
     },
 ];
@@ -160,18 +208,7 @@ pub(crate) struct Context<'a> {
 /// `ci/run test`.
 pub(crate) fn test(paths: &Paths, options: &Test) -> Result<i32> {
     if options.list {
-        for suite in SUITES {
-            let when = if suite.only_full {
-                ", only with --full or by name"
-            } else {
-                ""
-            };
-            let minutes = suite.limits.0.as_secs() / 60;
-            println!(
-                "{:<14} {} ({minutes} min at most{when})",
-                suite.name, suite.about
-            );
-        }
+        print!("{}", list());
         return Ok(0);
     }
     let suites = choose(options)?;
@@ -191,12 +228,82 @@ pub(crate) fn test(paths: &Paths, options: &Test) -> Result<i32> {
     Ok(i32::from(total.failed > 0 || total.passed == 0))
 }
 
+/// The suites as a table, with what comes before them.
+fn list() -> String {
+    let mut table = report::table(&[
+        "suite",
+        "what it checks",
+        "kernel",
+        "runs",
+        "share",
+        "limit",
+    ]);
+    for set_up in SET_UP {
+        let name = set_up.kernel.map_or("set-up".to_owned(), |kind| {
+            format!("{} kernel", kind.name())
+        });
+        table.add_row([
+            name,
+            set_up.about.into(),
+            String::new(),
+            "first, once".into(),
+            report::time(set_up.share),
+            String::new(),
+        ]);
+    }
+    for suite in SUITES {
+        let when = match suite.share {
+            Some(_) => "default",
+            None => "--full",
+        };
+        table.add_row([
+            suite.name.to_owned(),
+            suite.about.into(),
+            kernels(suite.kernels),
+            when.into(),
+            suite.share.map(report::time).unwrap_or_default(),
+            report::time(suite.limits.0),
+        ]);
+    }
+    format!(
+        "{table}\nThe shares of the default run, on two CPUs and from nothing: {} of {}. A suite that is \
+         not done by its limit has failed.\n",
+        report::time(shares()),
+        report::time(WHOLE)
+    )
+}
+
+/// What the default run takes by all its shares.
+fn shares() -> Duration {
+    let set_up = SET_UP.iter().map(|set_up| set_up.share);
+    let suites = SUITES.iter().filter_map(|suite| suite.share);
+    set_up.chain(suites).sum()
+}
+
+/// The names of a suite's kernels, and of those that `--full` adds.
+fn kernels((default, full): (&[Kind], &[Kind])) -> String {
+    let mut known: Vec<&str> = Vec::new();
+    let mut of = |kinds: &[Kind]| {
+        let before = known.len();
+        for name in kinds.iter().map(|kind| kind.name()) {
+            if !known.contains(&name) {
+                known.push(name);
+            }
+        }
+        known[before..].join(", ")
+    };
+    match (of(default), of(full)) {
+        (default, full) if full.is_empty() => default,
+        (default, full) => format!("{default}; --full: {full}"),
+    }
+}
+
 /// The suites that the options ask for.
 fn choose(options: &Test) -> Result<Vec<&'static Suite>> {
     if options.suites.is_empty() {
         return Ok(SUITES
             .iter()
-            .filter(|suite| options.full || !suite.only_full)
+            .filter(|suite| options.full || suite.share.is_some())
             .collect());
     }
     for name in &options.suites {
@@ -249,6 +356,7 @@ fn run(
         suite: suite.name,
         cases,
         took: took.min(started.elapsed()),
+        share: suite.share.filter(|_| !full),
         limit,
         logs,
         c_remark,
@@ -557,6 +665,70 @@ mod tests {
         assert_eq!(
             names(choose(&options(&["fresh"], false)).unwrap()),
             ["fresh"]
+        );
+    }
+
+    #[test]
+    fn the_default_run_ends_within_its_time() {
+        assert!(shares() <= WHOLE, "{}", report::time(shares()));
+        let mut built: Vec<Kind> = SET_UP.iter().filter_map(|set_up| set_up.kernel).collect();
+        for suite in SUITES.iter().filter(|suite| suite.share.is_some()) {
+            for kind in suite.kernels.0 {
+                assert!(
+                    built.contains(kind),
+                    "{} runs on the {} kernel, whose build has no share",
+                    suite.name,
+                    kind.name()
+                );
+            }
+        }
+        // None is counted that no suite of the default run needs.
+        for suite in SUITES.iter().filter(|suite| suite.share.is_some()) {
+            built.retain(|kind| !suite.kernels.0.contains(kind));
+        }
+        assert_eq!(built, []);
+    }
+
+    #[test]
+    fn a_share_is_less_than_what_stops_a_suite() {
+        for suite in SUITES {
+            let least = suite.share.unwrap_or_default();
+            assert!(least < suite.limits.0, "{}", suite.name);
+            assert!(suite.limits.0 <= suite.limits.1, "{}", suite.name);
+        }
+    }
+
+    #[test]
+    fn the_list_has_all_suites_and_what_is_built_for_them() {
+        let list = list();
+        let rows: Vec<Vec<&str>> = list
+            .lines()
+            .map(|line| line.split('|').map(str::trim).skip(1).collect())
+            .collect();
+        let row = |name: &str| -> Vec<&str> {
+            let found = rows.iter().find(|row| row.first() == Some(&name));
+            let found = found.unwrap_or_else(|| panic!("{name} is not in\n{list}"));
+            found[2..6].into()
+        };
+        assert_eq!(row("set-up"), ["", "first, once", "4:00 min", ""]);
+        assert_eq!(row("debug kernel"), ["", "first, once", "13:00 min", ""]);
+        assert_eq!(row("host"), ["", "default", "4:00 min", "15:00 min"]);
+        assert_eq!(
+            row("storm"),
+            ["debug; --full: release", "default", "2:00 min", "20:00 min"]
+        );
+        assert_eq!(row("matrix"), ["release", "--full", "", "150:00 min"]);
+        assert!(SUITES.iter().all(|suite| !row(suite.name).is_empty()));
+        assert!(list.contains(": 60:00 min of 60:00 min."), "{list}");
+    }
+
+    #[test]
+    fn a_kernel_is_named_once() {
+        assert_eq!(kernels((&[], &[])), "");
+        assert_eq!(kernels((&[Kind::Debug], &[Kind::Debug])), "debug");
+        assert_eq!(
+            kernels((&[Kind::Debug, Kind::Debug], &[Kind::Release, Kind::Release])),
+            "debug; --full: release"
         );
     }
 
