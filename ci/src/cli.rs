@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::gdb;
 use crate::kernel::Kind;
 use crate::modules::Which;
+use crate::suite::Pattern;
 
 /// What the environment may say, for the end of the help.
 const ENVIRONMENT: &str = "\
@@ -201,6 +202,10 @@ pub(crate) struct Test {
     /// Only this suite; may be given more than once
     #[arg(long = "suite", value_name = "NAME")]
     pub(crate) suites: Vec<String>,
+    /// Only the cases of the one suite whose full names, as the results show them, match: a glob with *
+    /// and ?, or without either a part of the name
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) filter: Option<Pattern>,
     /// Name the suites, with their kernels and shares of the time
     #[arg(long)]
     pub(crate) list: bool,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{leaks, verdict, Boots, Context};
+use super::{leaks, verdict, Boots, Context, Filter};
 use crate::kernel::{Kernel, Kind};
 use crate::ktap::Stream;
 use crate::modules::Which;
@@ -108,6 +108,11 @@ impl Part {
         cases(self.devices, self.takes)
     }
 
+    /// The names of those that are wanted.
+    fn wanted(&self, filter: &Filter) -> Vec<String> {
+        filter.pick(&self.prefix, &self.cases())
+    }
+
     /// What its boot on somebody's driver is called.
     fn name(&self, which: Which) -> String {
         let mut name = format!("{}-{}", which.name(), self.kind.name());
@@ -164,12 +169,18 @@ fn cases(devices: &[&str], takes: impl Fn(&str) -> bool) -> Vec<String> {
     devices.iter().flat_map(of).collect()
 }
 
+/// The names of the cases for the debug kernel.
+fn untimed() -> Vec<String> {
+    cases(&[PRIVATE, COHERENT], |case| !is_timed(case))
+}
+
 /// The names of all cases.
 fn all() -> Vec<String> {
     cases(&[PRIVATE, COHERENT], |_| true)
 }
 
 pub(super) fn suite(context: &mut Context<'_>) -> Result<()> {
+    context.require(names(context.full))?;
     for kind in kinds(context.full) {
         run(context, kind)?;
     }
@@ -180,20 +191,38 @@ pub(super) fn suite(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The names of all results.
+fn names(full: bool) -> Vec<String> {
+    let named = |prefix: &str, cases: Vec<String>| -> Vec<String> {
+        let names = cases.iter().map(|case| format!("{prefix}{case}"));
+        names.collect()
+    };
+    let parts = kinds(full).into_iter().flat_map(|kind| parts(kind, full));
+    let mut names: Vec<String> = parts
+        .flat_map(|part| named(&part.prefix, part.cases()))
+        .collect();
+    if full {
+        names.extend(named(leaks::PREFIX, untimed()));
+        names.extend(named(&repeated(), all()));
+    }
+    names
+}
+
 /// What there is to run on a kernel; with `--full` on C's driver beside.
 pub(super) fn run(context: &mut Context<'_>, kind: Kind) -> Result<()> {
-    let parts = parts(kind, context.full);
+    let mut parts = parts(kind, context.full);
+    parts.retain(|part| !part.wanted(&context.filter).is_empty());
     if parts.is_empty() {
         return Ok(());
     }
     let kernel = context.kernel(kind)?;
     let program = context.builder(&kernel).hmm_tests()?;
     for part in &parts {
-        let wanted = part.cases();
+        let wanted = part.wanted(&context.filter);
         let boots = boot(context, &kernel, part, Which::Rust, &program, &wanted)?;
         context.judge_wanted(&part.prefix, &boots, &wanted);
         if part.lists {
-            match differs(&listed(&boots.output)) {
+            match differs(&context.filter, &listed(&boots.output)) {
                 None => context
                     .cases
                     .push(Case::new("list of cases", Verdict::Pass)),
@@ -201,8 +230,9 @@ pub(super) fn run(context: &mut Context<'_>, kind: Kind) -> Result<()> {
             }
         }
         // On coherent devices C's driver may take the kernel down.
-        if context.full && part.devices.contains(&PRIVATE) {
-            let of_c = cases(&[PRIVATE], part.takes);
+        let mut of_c = cases(&[PRIVATE], part.takes);
+        of_c.retain(|name| wanted.contains(name));
+        if context.full && !of_c.is_empty() {
             let boots = boot(context, &kernel, part, Which::C, &program, &of_c)?;
             context.beside(&part.prefix, &boots);
         }
@@ -235,9 +265,12 @@ fn boot(
 
 /// Looks for what is lost, on the debug kernel.
 fn leaks(context: &mut Context<'_>) -> Result<()> {
+    let wanted = context.filter.pick(leaks::PREFIX, &untimed());
+    if wanted.is_empty() {
+        return Ok(());
+    }
     let kernel = context.kernel(Kind::Debug)?;
     let program = context.builder(&kernel).hmm_tests()?;
-    let wanted = cases(&[PRIVATE, COHERENT], |case| !is_timed(case));
     let driver = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(exec::plain(&kernel));
     let command = command(&program, 1, &wanted);
@@ -245,11 +278,20 @@ fn leaks(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What the names of the cases that are repeated start with.
+fn repeated() -> String {
+    format!("{REPETITIONS} times on {MANY_CPUS} CPUs, release: ")
+}
+
 /// Runs all cases many times.
 fn repeat(context: &mut Context<'_>) -> Result<()> {
+    let prefix = repeated();
+    let wanted = context.filter.pick(&prefix, &all());
+    if wanted.is_empty() {
+        return Ok(());
+    }
     let kernel = context.kernel(Kind::Release)?;
     let program = context.builder(&kernel).hmm_tests()?;
-    let wanted = all();
     let driver = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(Machine {
         cpus: MANY_CPUS,
@@ -261,7 +303,6 @@ fn repeat(context: &mut Context<'_>) -> Result<()> {
         driver,
         command(&program, REPETITIONS, &wanted),
     )?;
-    let prefix = format!("{REPETITIONS} times on {MANY_CPUS} CPUs, release: ");
     let cases = wanted.iter().map(|name| {
         let verdict = every_time(&boots.streams, name, REPETITIONS);
         Case::new(format!("{prefix}{name}"), verdict)
@@ -347,20 +388,20 @@ fn listed(output: &str) -> Vec<String> {
     names
 }
 
-/// How the program's cases differ from the table, if they do.
-fn differs(listed: &[String]) -> Option<String> {
+/// How the program's cases differ from the table, if they do, of those that are wanted.
+fn differs(filter: &Filter, listed: &[String]) -> Option<String> {
     if listed.is_empty() {
         return Some("the program listed none".into());
     }
     let known = all();
     let new: Vec<&str> = listed
         .iter()
-        .filter(|name| !known.contains(name))
+        .filter(|name| filter.picks(name) && !known.contains(name))
         .map(String::as_str)
         .collect();
     let gone: Vec<&str> = known
         .iter()
-        .filter(|name| !listed.contains(name))
+        .filter(|name| filter.picks(name) && !listed.contains(name))
         .map(String::as_str)
         .collect();
     let part = |what: &str, names: &[&str]| {
@@ -450,6 +491,56 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_picks_parts_and_what_they_run() {
+        let filter = |pattern: &str| Filter(Some(pattern.parse().unwrap()));
+        let wanted = |pattern: &str, full| -> Vec<(String, usize)> {
+            kinds(full)
+                .into_iter()
+                .flat_map(|kind| parts(kind, full))
+                .map(|part| (part.name(Which::Rust), part.wanted(&filter(pattern)).len()))
+                .filter(|(_, count)| *count > 0)
+                .collect()
+        };
+        let only = |name: String, count| vec![(name, count)];
+        let debug = || "rust-debug".to_owned();
+        assert_eq!(
+            wanted("hmm.hmm_device_private.migrate", false),
+            only(debug(), 14)
+        );
+        assert_eq!(wanted("hmm.*_private.migrate", false), only(debug(), 1));
+        let timed = format!("{}: *", UNHURRIED.name());
+        let unhurried = format!("rust-{}", UNHURRIED.name());
+        assert_eq!(wanted(&timed, false), only(unhurried, 1));
+        assert_eq!(wanted("benchmark", true).len(), 2);
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_results() {
+        let default = names(false);
+        assert_eq!(default.len(), 77);
+        assert!(default.contains(&"hmm.hmm_device_coherent.migrate".to_owned()));
+        let full = names(true);
+        assert_eq!(full.len(), 78 + 76 + 78);
+        for name in [
+            "release: hmm.hmm_device_coherent.benchmark_thp_migration",
+            "kmemleak: hmm.hmm_device_coherent.migrate",
+            "20 times on 4 CPUs, release: hmm.hmm_device_private.migrate",
+        ] {
+            assert!(full.contains(&name.to_owned()), "{name}");
+        }
+    }
+
+    #[test]
+    fn with_a_pattern_the_list_is_compared_for_what_it_picks() {
+        let text = list().replace("double_map", "triple_map");
+        let of = |pattern: &str| differs(&Filter(Some(pattern.parse().unwrap())), &listed(&text));
+        assert_eq!(of("migrate"), None);
+        let difference = of("triple").unwrap();
+        assert!(!difference.contains("double"), "{difference}");
+        assert!(of("double").unwrap().contains("not in the program"));
+    }
+
+    #[test]
     fn a_timed_case_exists() {
         for case in TIMED {
             assert!(CASES.iter().any(|(_, known)| known == case), "{case}");
@@ -480,13 +571,13 @@ mod tests {
     #[test]
     fn the_programs_list_matches_the_table() {
         assert_eq!(listed(&list()).len(), 2 * CASES.len());
-        assert_eq!(differs(&listed(&list())), None);
+        assert_eq!(differs(&Filter::default(), &listed(&list())), None);
     }
 
     #[test]
     fn a_case_that_is_new_or_gone_is_named() {
         let text = list().replace("double_map", "triple_map");
-        let difference = differs(&listed(&text)).unwrap();
+        let difference = differs(&Filter::default(), &listed(&text)).unwrap();
         assert!(
             difference.contains("not in the table: hmm2.hmm2_device_private.triple_map"),
             "{difference}"

@@ -13,7 +13,7 @@ use crate::vm::Machine;
 /// Kmemleak is compiled into the debug kernel, and off unless it is asked for.
 const APPEND: &str = "kmemleak=on";
 /// What the names of the cases of such a boot start with.
-const PREFIX: &str = "kmemleak: ";
+pub(super) const PREFIX: &str = "kmemleak: ";
 /// What is looked at after the programs: while the module is there its functions have names in the
 /// report, and when it is gone nothing of its own may point to what it forgot.
 const LOADED: &str = "nothing is lost while the driver is loaded";

@@ -2,6 +2,7 @@
 
 //! The suites: what there is, and how one is run and judged.
 
+mod filter;
 mod fresh;
 mod gpu_selftests;
 mod hmm_tests;
@@ -20,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context as _, Result};
+use anyhow::{bail, ensure, Context as _, Result};
 
 use crate::cli::Test;
 use crate::exec::Drivers;
@@ -36,6 +37,9 @@ use crate::toolchain::Toolchain;
 use crate::vm::{Boot, Ending, Machine, Sink};
 use crate::{exec, kernel, ktap, modules};
 
+pub(crate) use filter::Pattern;
+use filter::{Filter, NoCase};
+
 /// One suite.
 struct Suite {
     name: &'static str,
@@ -46,6 +50,8 @@ struct Suite {
     share: Option<Duration>,
     /// When it is stopped as hung, and when with `--full`.
     limits: (Duration, Duration),
+    /// Whether it can run single cases.
+    filters: bool,
     run: fn(&mut Context<'_>) -> Result<()>,
 }
 
@@ -91,6 +97,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(4)),
         limits: (minutes(15), minutes(15)),
+        filters: false,
         run: host::tests,
     },
     Suite {
@@ -99,6 +106,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(2)),
         limits: (minutes(15), minutes(30)),
+        filters: false,
         run: host::loom,
     },
     Suite {
@@ -107,6 +115,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(2)),
         limits: (minutes(10), minutes(15)),
+        filters: false,
         run: host::sanitizer,
     },
     Suite {
@@ -115,6 +124,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(5)),
         limits: (minutes(15), minutes(15)),
+        filters: false,
         run: kunit::run,
     },
     Suite {
@@ -126,6 +136,7 @@ const SUITES: &[Suite] = &[
         ),
         share: Some(minutes(6)),
         limits: (minutes(20), minutes(90)),
+        filters: true,
         run: hmm_tests::suite,
     },
     Suite {
@@ -134,6 +145,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(5)),
         limits: (minutes(25), minutes(60)),
+        filters: false,
         run: gpu_selftests::run,
     },
     Suite {
@@ -142,6 +154,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(1)),
         limits: (minutes(10), minutes(10)),
+        filters: false,
         run: sample::run,
     },
     Suite {
@@ -150,6 +163,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug, Kind::Release]),
         share: Some(minutes(2)),
         limits: (minutes(20), minutes(40)),
+        filters: false,
         run: storm::run,
     },
     Suite {
@@ -158,6 +172,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(3)),
         limits: (minutes(25), minutes(25)),
+        filters: false,
         run: rdma::run,
     },
     Suite {
@@ -166,6 +181,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(6)),
         limits: (minutes(25), minutes(90)),
+        filters: false,
         run: rdma_selftests::run,
     },
     Suite {
@@ -174,6 +190,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(4)),
         limits: (minutes(25), minutes(25)),
+        filters: false,
         run: tree::run,
     },
     Suite {
@@ -182,6 +199,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Release], &[Kind::Release]),
         share: None,
         limits: (minutes(150), minutes(150)),
+        filters: false,
         run: matrix::run,
     },
     Suite {
@@ -190,6 +208,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: None,
         limits: (minutes(170), minutes(170)),
+        filters: false,
         run: fresh::run,
     },
 ];
@@ -199,8 +218,12 @@ pub(crate) struct Context<'a> {
     paths: &'a Paths,
     tools: &'a Toolchain,
     full: bool,
+    /// Which cases are wanted.
+    filter: Filter,
     deadline: Instant,
     logs: PathBuf,
+    /// What it is called, for messages.
+    suite: &'static str,
     pub(crate) cases: Vec<Case>,
     c_remark: Option<String>,
 }
@@ -216,7 +239,7 @@ pub(crate) fn test(paths: &Paths, options: &Test) -> Result<i32> {
     let top = paths.logs("test")?;
     let mut found = Vec::new();
     for suite in suites {
-        found.push(run(paths, &tools, suite, options.full, &top)?);
+        found.push(run(paths, &tools, suite, options, &top)?);
     }
     println!("\n{}", report::summary(&found));
     print!("\n{}", report::causes(&found));
@@ -300,42 +323,60 @@ fn kernels((default, full): (&[Kind], &[Kind])) -> String {
 
 /// The suites that the options ask for.
 fn choose(options: &Test) -> Result<Vec<&'static Suite>> {
-    if options.suites.is_empty() {
-        return Ok(SUITES
-            .iter()
-            .filter(|suite| options.full || suite.share.is_some())
-            .collect());
-    }
     for name in &options.suites {
         if !SUITES.iter().any(|suite| suite.name == name) {
             let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
             bail!("there is no suite {name}; there are {}", known.join(", "));
         }
     }
-    Ok(SUITES
+    let suites: Vec<&Suite> = SUITES
         .iter()
-        .filter(|suite| options.suites.iter().any(|name| name == suite.name))
-        .collect())
+        .filter(|suite| match options.suites.as_slice() {
+            [] => options.full || suite.share.is_some(),
+            names => names.iter().any(|name| name == suite.name),
+        })
+        .collect();
+    if options.filter.is_some() {
+        let able = SUITES.iter().filter(|suite| suite.filters);
+        let able: Vec<&str> = able.map(|suite| suite.name).collect();
+        let able = able.join(", ");
+        ensure!(
+            suites.len() == 1 && !options.suites.is_empty(),
+            "--filter picks cases of one suite: name it with --suite, one of {able}"
+        );
+        ensure!(
+            suites[0].filters,
+            "the suite {} runs as a whole, without --filter; single cases can be had of {able}",
+            suites[0].name
+        );
+    }
+    Ok(suites)
 }
 
 fn run(
     paths: &Paths,
     tools: &Toolchain,
     suite: &'static Suite,
-    full: bool,
+    options: &Test,
     top: &Path,
 ) -> Result<Found> {
+    let full = options.full;
     let limit = if full { suite.limits.1 } else { suite.limits.0 };
     let logs = top.join(suite.name);
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     note(format!("suite {}: {}", suite.name, suite.about));
     let mut context = Context::new(paths, tools, limit, logs);
+    context.suite = suite.name;
     context.full = full;
+    context.filter = Filter(options.filter.clone());
     let started = Instant::now();
     let outcome = (suite.run)(&mut context);
     let took = Instant::now().saturating_duration_since(context.deadline - limit);
-    if let Err(error) = outcome {
-        context.fail("set-up", format!("{error:#}"));
+    match outcome {
+        // Nothing was tried, so nothing has failed.
+        Err(error) if error.is::<NoCase>() => return Err(error),
+        Err(error) => context.fail("set-up", format!("{error:#}")),
+        Ok(()) => context.require(context.cases.iter().map(|case| case.name.clone()))?,
     }
     if context.cases.is_empty() {
         context.fail("cases", "the suite ran none".into());
@@ -409,8 +450,10 @@ impl<'a> Context<'a> {
             paths,
             tools,
             full: false,
+            filter: Filter::default(),
             deadline: Instant::now() + limit,
             logs,
+            suite: "",
             cases: Vec::new(),
             c_remark: None,
         }
@@ -418,6 +461,13 @@ impl<'a> Context<'a> {
 }
 
 impl Context<'_> {
+    /// Fails if the pattern picks none of these names, which are those of all results. What a boot says
+    /// of itself, such as its log, is judged where there is one, and picked by none.
+    fn require(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
+        let names: Vec<String> = names.into_iter().collect();
+        Ok(self.filter.require(self.suite, &names)?)
+    }
+
     fn fail(&mut self, name: &str, cause: String) {
         self.cases.push(Case::new(name, Verdict::Fail(cause)));
     }
@@ -634,6 +684,7 @@ mod tests {
         Test {
             full,
             suites: suites.iter().map(|name| name.to_string()).collect(),
+            filter: None,
             list: false,
             junit: None,
         }
@@ -666,6 +717,31 @@ mod tests {
             names(choose(&options(&["fresh"], false)).unwrap()),
             ["fresh"]
         );
+    }
+
+    #[test]
+    fn a_pattern_is_for_one_suite_that_can() {
+        let refusal = |suites: &[&str]| {
+            let options = Test {
+                filter: Some("a".parse().unwrap()),
+                ..options(suites, false)
+            };
+            choose(&options).err().map(|error| error.to_string())
+        };
+        for suites in [&[][..], &["loom", "host"]] {
+            let refusal = refusal(suites).unwrap();
+            assert!(refusal.contains("name it with --suite"), "{refusal}");
+        }
+        for suite in ["storm", "tree", "matrix", "fresh"] {
+            let refusal = refusal(&[suite]).unwrap();
+            assert!(
+                refusal.starts_with(&format!("the suite {suite} runs as a whole")),
+                "{refusal}"
+            );
+        }
+        for suite in SUITES.iter().filter(|suite| suite.filters) {
+            assert_eq!(refusal(&[suite.name]), None);
+        }
     }
 
     #[test]
