@@ -87,6 +87,45 @@ fn is_frame(remark: &str) -> bool {
     first == "RUN" || first == "module:" || first.ends_with("speed:") || remark.contains(" pass:")
 }
 
+/// The names in the list that a program on `kselftest_harness.h` prints of its cases. It has columns
+/// for fixtures, variants and cases, and each fixture's variants go with each of its cases.
+pub(crate) fn listed(text: &str) -> Vec<String> {
+    /// What is in a column that starts there and is so wide, or wider for a name that is longer, and
+    /// where the next one starts.
+    fn column(line: &str, from: usize, width: usize) -> (&str, usize) {
+        let rest = line.get(from..).unwrap_or_default();
+        let length = rest.find(' ').unwrap_or(rest.len());
+        (&rest[..length], from + length.max(width) + 1)
+    }
+    let mut fixtures: Vec<(&str, Vec<&str>, Vec<&str>)> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with(['#', '-']) {
+            continue;
+        }
+        let (fixture, next) = column(line, 0, 20);
+        let (variant, next) = column(line, next, 25);
+        let (case, _) = column(line, next, 0);
+        if !fixture.is_empty() {
+            fixtures.push((fixture, Vec::new(), Vec::new()));
+        }
+        if let Some((_, variants, cases)) = fixtures.last_mut() {
+            variants.extend((!variant.is_empty()).then_some(variant));
+            cases.extend((!case.is_empty()).then_some(case));
+        }
+    }
+    let mut names = Vec::new();
+    for (fixture, variants, cases) in fixtures {
+        if variants.is_empty() {
+            names.extend(cases.iter().map(|case| format!("{fixture}.{case}")));
+        }
+        for variant in variants {
+            let cases = cases.iter();
+            names.extend(cases.map(|case| format!("{fixture}.{variant}.{case}")));
+        }
+    }
+    names
+}
+
 impl Stream {
     /// Why the stream is not whole, if it is not.
     pub(crate) fn lack(&self) -> Option<String> {
@@ -200,6 +239,40 @@ mod tests {
             Result::Fail("b.rs:7: x is 1, wanted 2; b: ASSERTION FAILED at b.rs:1".into())
         );
         assert_eq!(streams[2].lines[0].result, Result::Skip("no c".into()));
+    }
+
+    #[test]
+    fn a_list_has_each_case_with_each_variant() {
+        // As `printf("%-20s %-25s %s\n")` writes it.
+        let row = |fixture: &str, variant: &str, case: &str| {
+            format!("{fixture:<20} {variant:<25} {case}\n")
+        };
+        let long = "a_fixture_of_more_than_twenty";
+        let text = row("# FIXTURE", "VARIANT", "TEST")
+            + &row("global", "", "")
+            + "--------\n"
+            + &row("one", "a", "x")
+            + &row("", "a_variant_of_more_than_twenty_five", "y")
+            + &row("", "b", "")
+            + "--------\n"
+            + &row("two", "", "x")
+            + &row("", "", "y")
+            + "--------\n"
+            + &row(long, "a", "x");
+        assert_eq!(
+            listed(&text),
+            [
+                "one.a.x",
+                "one.a.y",
+                "one.a_variant_of_more_than_twenty_five.x",
+                "one.a_variant_of_more_than_twenty_five.y",
+                "one.b.x",
+                "one.b.y",
+                "two.x",
+                "two.y",
+                &format!("{long}.a.x"),
+            ]
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{leaks, verdict, Boots, Context, Filter};
 use crate::kernel::{Kernel, Kind};
-use crate::ktap::Stream;
+use crate::ktap::{self, Stream};
 use crate::modules::Which;
 use crate::report::{Case, Verdict};
 use crate::vm::Machine;
@@ -352,40 +352,10 @@ exit $status"#
     command
 }
 
-/// The names in the program's own list, which has columns for fixtures, variants and cases: each
-/// fixture's variants go with each of its cases.
+/// The names in the program's own list.
 fn listed(output: &str) -> Vec<String> {
-    let mut fixtures: Vec<(String, Vec<String>, Vec<String>)> = Vec::new();
-    for line in output.lines().filter_map(|line| line.strip_prefix(LIST)) {
-        if line.starts_with(['#', '-']) {
-            continue;
-        }
-        let column = |from: usize, to: usize| {
-            line.get(from..to.min(line.len()))
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        };
-        let (fixture, variant, case) = (column(0, 20), column(21, 46), column(47, usize::MAX));
-        if !fixture.is_empty() {
-            fixtures.push((fixture, Vec::new(), Vec::new()));
-        }
-        if let Some((_, variants, cases)) = fixtures.last_mut() {
-            variants.extend((!variant.is_empty()).then_some(variant));
-            cases.extend((!case.is_empty()).then_some(case));
-        }
-    }
-    let mut names = Vec::new();
-    for (fixture, variants, cases) in &fixtures {
-        for variant in variants {
-            names.extend(
-                cases
-                    .iter()
-                    .map(|case| format!("{fixture}.{variant}.{case}")),
-            );
-        }
-    }
-    names
+    let lines = output.lines().filter_map(|line| line.strip_prefix(LIST));
+    ktap::listed(&lines.collect::<Vec<&str>>().join("\n"))
 }
 
 /// How the program's cases differ from the table, if they do, of those that are wanted.
@@ -420,7 +390,6 @@ fn differs(filter: &Filter, listed: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ktap;
 
     fn list() -> String {
         let mut text = format!("{LIST}{:<20} {:<25} TEST\n", "# FIXTURE", "VARIANT");
