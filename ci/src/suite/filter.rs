@@ -43,6 +43,11 @@ impl std::str::FromStr for Pattern {
 pub(super) struct Filter(pub(super) Option<Pattern>);
 
 impl Filter {
+    /// Whether every case is wanted.
+    pub(super) fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether the case with this name is wanted.
     pub(super) fn picks(&self, name: &str) -> bool {
         let Self(pattern) = self;
@@ -142,8 +147,9 @@ mod tests {
     #[test]
     fn without_a_pattern_every_case_is_wanted() {
         let all = Filter::default();
-        assert!(all.picks("a") && all.picks(""));
+        assert!(all.is_all() && all.picks("a") && all.picks(""));
         assert!(all.require("s", &[]).is_ok());
+        assert!(!filter("*").is_all());
     }
 
     #[test]

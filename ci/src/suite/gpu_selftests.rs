@@ -3,27 +3,29 @@
 //! Our kselftests of the GPU mirror. Every case must pass.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{ensure, Result};
 
+use super::harness::{self, Program};
 use super::{leaks, refuse_skips, Boots, Context};
 use crate::coherent;
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
 
-/// Runs the programs one after the other; the status is that of the worst.
-const SCRIPT: &str = r#"worst=0
-for program; do "$program" || worst=$?; done
-exit $worst"#;
-
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let kernel = context.kernel(Kind::Debug)?;
-    let mut programs = context.builder(&kernel).gpu_mirror()?;
+    let mut paths = context.builder(&kernel).gpu_mirror()?;
     if !context.full {
-        programs.retain(|program| !is_long(program));
+        paths.retain(|path| !is_long(path));
     }
+    let programs = harness::programs(&context.filter, paths)?;
+    let mut known = harness::names("", &programs);
+    if context.full {
+        known.extend(harness::names(leaks::PREFIX, &programs));
+    }
+    context.require(known)?;
     let rust = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(exec::plain(&kernel));
     // One of the programs removes the modules and loads them again.
@@ -34,20 +36,26 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
             .find_map(|module| module.parent())
             .map(Path::as_os_str),
     );
-    let mut rust_command = vec!["env".into(), modules];
-    rust_command.extend(command(&programs));
-    let boots = context.boot(
-        &format!("rust-{}", kernel.name),
-        &machine,
-        rust.clone(),
-        rust_command.clone(),
-    )?;
-    judge(context, "", &boots);
-    whole(&boots, programs.len())?;
+    let rust_command = |programs: &[Program]| {
+        let mut words = vec!["env".into(), modules.clone()];
+        words.extend(command(programs));
+        words
+    };
+    let picked = harness::pick(&context.filter, "", &programs);
+    if !picked.is_empty() {
+        let name = format!("rust-{}", kernel.name);
+        let boots = context.boot(&name, &machine, rust.clone(), rust_command(&picked))?;
+        judge(context, &boots, &harness::names("", &picked));
+        whole(&boots, picked.len())?;
+    }
+    if !context.full {
+        return Ok(());
+    }
 
-    if context.full {
+    let mut survivable = picked;
+    survivable.retain(|program| !is_deadly(&program.path));
+    if !survivable.is_empty() {
         let c = context.driver(&kernel, Which::C)?;
-        let survivable: Vec<PathBuf> = programs.iter().filter(|p| !is_deadly(p)).cloned().collect();
         let boots = context.boot(
             &format!("c-{}", kernel.name),
             &exec::plain(&kernel),
@@ -55,12 +63,16 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
             command(&survivable),
         )?;
         context.beside("", &boots);
+    }
 
+    let picked = harness::pick(&context.filter, leaks::PREFIX, &programs);
+    if !picked.is_empty() {
         let before = context.cases.len();
-        let boots = leaks::run(context, machine, rust, rust_command, &[])?;
+        let wanted = harness::names("", &picked);
+        let boots = leaks::run(context, machine, rust, rust_command(&picked), &wanted)?;
         refuse_skips(&mut context.cases[before..], &MAY_SKIP);
         // What kmemleak found is a program's results more.
-        whole(&boots, programs.len() + 1)?;
+        whole(&boots, picked.len() + 1)?;
     }
     Ok(())
 }
@@ -74,10 +86,11 @@ const MAY_SKIP: [&str; 4] = [
     "a pinned huge page stays as a whole",
 ];
 
-fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots) {
+fn judge(context: &mut Context<'_>, boots: &Boots, wanted: &[String]) {
     let before = context.cases.len();
-    context.judge(prefix, boots);
+    let results = context.judge("", boots);
     refuse_skips(&mut context.cases[before..], &MAY_SKIP);
+    context.fail_missing("", &results, wanted);
 }
 
 /// Whether the program takes long: it fills devices and cgroups, or storms while memory moves.
@@ -95,9 +108,9 @@ fn is_deadly(program: &Path) -> bool {
         .any(|theme| name.contains(theme))
 }
 
-fn command(programs: &[PathBuf]) -> Vec<OsString> {
-    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
-    command.extend(programs.iter().map(Into::into));
+fn command(programs: &[Program]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = ["sh", "-c", harness::SCRIPT, "sh"].map(Into::into).into();
+    command.extend(harness::words(programs));
     command
 }
 

@@ -5,6 +5,7 @@
 mod filter;
 mod fresh;
 mod gpu_selftests;
+mod harness;
 mod hmm_tests;
 mod host;
 mod kunit;
@@ -145,7 +146,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(5)),
         limits: (minutes(25), minutes(60)),
-        filters: false,
+        filters: true,
         run: gpu_selftests::run,
     },
     Suite {
@@ -154,7 +155,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(1)),
         limits: (minutes(10), minutes(10)),
-        filters: false,
+        filters: true,
         run: sample::run,
     },
     Suite {

@@ -6,14 +6,15 @@ use std::ffi::OsString;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::Context;
+use super::{harness, Context};
 use crate::exec;
 use crate::kernel::Kind;
 use crate::modules::Which;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let kernel = context.kernel(Kind::Debug)?;
-    let programs = context.builder(&kernel).helpers()?;
+    let programs = harness::programs(&context.filter, context.builder(&kernel).helpers()?)?;
+    context.require(harness::names("", &programs))?;
     // It needs the helpers' module alone; the mirror on top is what the guest verifies.
     let driver = context.driver(&kernel, Which::Rust)?;
     let sample = driver
@@ -27,16 +28,14 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         sample.display()
     );
     let machine = exec::plain(&kernel);
-    for program in programs {
+    for program in harness::pick(&context.filter, "", &programs) {
         let mut module = OsString::from("RUST_MMU_MIRROR_KO=");
         module.push(&sample);
-        let boots = context.boot(
-            &kernel.name,
-            &machine,
-            driver.clone(),
-            vec!["env".into(), module, program.into()],
-        )?;
-        context.judge("", &boots);
+        let mut command = vec!["env".into(), module, program.path.clone().into()];
+        command.extend(program.options().into_iter().map(OsString::from));
+        let boots = context.boot(&kernel.name, &machine, driver.clone(), command)?;
+        let results = context.judge("", &boots);
+        context.fail_missing("", &results, &harness::names("", &[program]));
     }
     Ok(())
 }
