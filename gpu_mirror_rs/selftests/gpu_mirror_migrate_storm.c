@@ -232,48 +232,108 @@ static void run(const struct pair *pair, const struct kind *kind, __u64 length)
 			 has_happened(movers), "%s.%s\n", pair->name, kind->name);
 }
 
-static void consider(const struct pair *pair, const struct kind *kind, char **names, __u64 length,
-		     bool count_only, unsigned int *plan)
+/* What to do with each storm that is chosen. */
+enum step { LIST, COUNT, RUN };
+
+struct options {
+	bool list;
+	__u64 length;
+	char **names;	/* of storms */
+	char **cases;	/* of storms with their devices */
+};
+
+static struct options parse(int argc, char **argv)
+{
+	struct options options = {
+		.length = DEFAULT_MS * 1000000ULL,
+		.cases = calloc(argc, sizeof(char *)),
+	};
+	size_t count = 0;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "lr:t:")) != -1) {
+		switch (opt) {
+		case 'l':
+			options.list = true;
+			break;
+		case 'r':
+			options.cases[count++] = optarg;
+			break;
+		case 't':
+			options.length = atoll(optarg) * 1000000ULL;
+			break;
+		default:
+			fprintf(stderr,
+				"usage: %s [-l] [-t MILLISECONDS] [-r PAIR.STORM]... [STORM]...\n",
+				argv[0]);
+			exit(KSFT_FAIL);
+		}
+	}
+	options.names = argv + optind;
+	return options;
+}
+
+static bool is_chosen_with(const struct pair *pair, const struct kind *kind, char **cases)
+{
+	char name[64];
+	char **one;
+
+	snprintf(name, sizeof(name), "%s.%s", pair->name, kind->name);
+	for (one = cases; *one; one++)
+		if (!strcmp(*one, name))
+			return true;
+	return !*cases;
+}
+
+static void consider(const struct pair *pair, const struct kind *kind,
+		     const struct options *options, enum step step, unsigned int *plan)
 {
 	/* Without a change there is no storm. */
-	if (!kind->change || !is_chosen(kind, names))
+	if (!kind->change || !is_chosen(kind, options->names) ||
+	    !is_chosen_with(pair, kind, options->cases))
 		return;
 	++*plan;
-	if (count_only)
+	if (step == COUNT)
 		return;
-	if (!device_exists(pair->unit[0]) || !device_exists(pair->unit[1]))
+	if (step == LIST)
+		/* In the columns of kselftest_harness.h. */
+		fprintf(stderr, "%-20s %-25s %s\n", pair->name, "", kind->name);
+	else if (!device_exists(pair->unit[0]) || !device_exists(pair->unit[1]))
 		ksft_test_result_skip("%s.%s %s\n", pair->name, kind->name, NO_COHERENT);
 	else if (kind->lack && kind->lack())
 		ksft_test_result_skip("%s.%s %s\n", pair->name, kind->name, kind->lack());
 	else
-		run(pair, kind, length);
+		run(pair, kind, options->length);
 }
 
-static unsigned int for_all(char **names, __u64 length, bool count_only)
+static unsigned int for_all(const struct options *options, enum step step)
 {
 	unsigned int plan = 0;
 	size_t i, j;
 
 	for (i = 0; i < ARRAY_SIZE(pairs); i++) {
 		for (j = 0; j < ARRAY_SIZE(kinds); j++)
-			consider(&pairs[i], &kinds[j], names, length, count_only, &plan);
+			consider(&pairs[i], &kinds[j], options, step, &plan);
 		for (j = 0; j < ARRAY_SIZE(more_kinds); j++)
-			consider(&pairs[i], &more_kinds[j], names, length, count_only, &plan);
+			consider(&pairs[i], &more_kinds[j], options, step, &plan);
 	}
 	return plan;
 }
 
 int main(int argc, char **argv)
 {
-	__u64 length = DEFAULT_MS * 1000000ULL;
-	char **names = parse_options(argc, argv, &length);
+	struct options options = parse(argc, argv);
 
+	if (options.list) {
+		for_all(&options, LIST);
+		return KSFT_SKIP;
+	}
 	ksft_print_header();
-	ksft_set_plan(for_all(names, length, true));
+	ksft_set_plan(for_all(&options, COUNT));
 	if (!device_exists(0))
 		ksft_exit_fail_msg("no /dev/hmm_dmirror0\n");
 	turn_knobs();
-	for_all(names, length, false);
+	for_all(&options, RUN);
 	turn_knobs_back();
 	ksft_finished();
 }
