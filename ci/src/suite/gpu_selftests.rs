@@ -67,10 +67,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 
     let picked = harness::pick(&context.filter, leaks::PREFIX, &programs);
     if !picked.is_empty() {
-        let before = context.cases.len();
         let wanted = harness::names("", &picked);
-        let boots = leaks::run(context, machine, rust, rust_command(&picked), &wanted)?;
-        refuse_skips(&mut context.cases[before..], &MAY_SKIP);
+        let command = rust_command(&picked);
+        let boots = leaks::run(context, machine, rust, command, &wanted, &MAY_SKIP)?;
         // What kmemleak found is a program's results more.
         whole(&boots, picked.len() + 1)?;
     }

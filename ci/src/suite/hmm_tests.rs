@@ -274,7 +274,7 @@ fn leaks(context: &mut Context<'_>) -> Result<()> {
     let driver = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(exec::plain(&kernel));
     let command = command(&program, 1, &wanted);
-    leaks::run(context, machine, driver, command, &wanted)?;
+    leaks::run(context, machine, driver, command, &wanted, &[])?;
     Ok(())
 }
 

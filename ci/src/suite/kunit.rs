@@ -88,7 +88,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         // What is looked for last are objects that nobody refers to when all modules are gone.
         let program = ["sh", "-c", LOAD, "sh"].map(Into::into);
         let program = program.into_iter().chain([suites.into()]).collect();
-        leaks::run(context, machine, driver, program, &wanted)?;
+        leaks::run(context, machine, driver, program, &wanted, &[])?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
-use super::{Boots, Context};
+use super::{refuse_skips, Boots, Context};
 use crate::exec::Drivers;
 use crate::vm::Machine;
 
@@ -55,13 +55,14 @@ look "$gone"
 exit $status"#;
 
 /// Boots with kmemleak, runs the program and judges what it printed and what was lost after it. The
-/// `wanted` cases of the program must be among them.
+/// `wanted` cases of the program must be among them; only for a cause that `may` be is one skipped.
 pub(super) fn run(
     context: &mut Context<'_>,
     mut machine: Machine,
     drivers: impl Into<Drivers>,
     program: Vec<OsString>,
     wanted: &[String],
+    may: &[&str],
 ) -> Result<Boots> {
     machine.append.push(APPEND.into());
     let drivers = drivers.into();
@@ -75,7 +76,10 @@ pub(super) fn run(
         drivers,
         command(&modules, program),
     )?;
-    context.judge_wanted(PREFIX, &boots, &wanted);
+    let before = context.cases.len();
+    let results = context.judge(PREFIX, &boots);
+    refuse_skips(&mut context.cases[before..], may);
+    context.fail_missing(PREFIX, &results, &wanted);
     Ok(boots)
 }
 

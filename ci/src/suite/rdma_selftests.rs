@@ -89,7 +89,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     context.fail_missing("", &results, &wanted);
     if context.full {
         let program = command(Which::Rust, &rdma, &rdma.kunit(), &programs);
-        leaks::run(context, machine, rdma, program, &wanted)?;
+        leaks::run(context, machine, rdma, program, &wanted, &[])?;
     }
     Ok(())
 }
