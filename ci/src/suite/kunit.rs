@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use anyhow::{ensure, Context as _, Result};
 use regex::Regex;
 
-use super::{leaks, Context};
+use super::{leaks, Context, Filter};
 use crate::exec;
 use crate::kernel::{Kernel, Kind};
 use crate::modules::Which;
@@ -26,6 +26,15 @@ pub(super) const APPEND: [&str; 3] = [
     "kunit.filter_glob=mmu_notifier_helpers_*",
 ];
 
+/// What a script does to load a module with KUnit suites, `$module`, once for each glob: the kernel has
+/// the first one on its command line. `$loaded` says whether it could be loaded every time.
+pub(super) const LOAD_EACH: &str = r#"insmod "$module"; loaded=$?
+for glob; do
+    rmmod "$(basename "$module" .ko)" && echo "$glob" >/sys/module/kunit/parameters/filter_glob &&
+        insmod "$module" || loaded=1
+done
+"#;
+
 /// Loads the module, which runs the suites, prints what these wrote to the kernel's log, and unloads
 /// it and what it stands on. The first and the last are cases too.
 const SCRIPT: &str = r#"number=0
@@ -37,29 +46,43 @@ tracing=/sys/kernel/tracing
 [ -e $tracing/trace ] || mount -t tracefs tracefs $tracing
 # A PerMm refuses nothing, so no selftest of the mirror can read this one back.
 echo mmu_notifier_helpers:mnh_refuse >$tracing/set_event
+module=$1 whole=$2
+shift 2
 dmesg --clear
-insmod "$1"; loaded=$?
+LOAD_EACH
 dmesg --notime
 echo >$tracing/set_event
 refusal='mnh_refuse: mm=[0-9a-f]* start=0x[0-9a-f]* end=0x[0-9a-f]* event=[a-z]*$'
 echo KTAP version 1
-echo 1..5
 report $loaded "load the suites"
-grep -q "$refusal" $tracing/trace
-report $? "refusals are traced"
+if [ "$whole" = true ]; then
+    grep -q "$refusal" $tracing/trace
+    report $? "refusals are traced"
+fi
 for name in mmu_notifier_helpers_kunit gpu_mirror_rs mmu_notifier_helpers; do
     rmmod "$name"
     report $? "unload $name"
-done"#;
+done
+echo 1..$number"#;
 
 /// Loads the module and removes it again, for those who look at what that left behind.
-const LOAD: &str = r#"dmesg --clear
-insmod "$1"; loaded=$?
+const LOAD: &str = r#"module=$1
+shift
+dmesg --clear
+LOAD_EACH
 dmesg --notime
 rmmod mmu_notifier_helpers_kunit && exit $loaded"#;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
-    let wanted = sources(&context.paths.checkout.join("mmu_notifier_helpers/kunit"))?;
+    let all = sources(&context.paths.checkout.join("mmu_notifier_helpers/kunit"))?;
+    let refusals = refusals(&context.paths.checkout.join(MISUSE))?;
+    let mut known = all.clone();
+    known.extend(refusals.iter().map(Refusal::case));
+    if context.full {
+        known.extend(all.iter().map(|name| format!("{}{name}", leaks::PREFIX)));
+    }
+    context.require(known)?;
+
     let kernel = context.kernel(Kind::Debug)?;
     // The suites need the helpers' module alone; the mirror on top is what the guest verifies.
     let driver = context.driver(&kernel, Which::Rust)?;
@@ -73,24 +96,81 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         "the build of the modules left no {}",
         suites.display()
     );
-    let machine = Machine {
-        append: APPEND.map(str::to_owned).into(),
-        ..exec::plain(&kernel)
-    };
-    misuse(context, &kernel, &suites.with_file_name(METADATA))?;
+    let refusals: Vec<Refusal> = refusals
+        .into_iter()
+        .filter(|refusal| context.filter.picks(&refusal.case()))
+        .collect();
+    if !refusals.is_empty() {
+        misuse(context, &kernel, &suites.with_file_name(METADATA), refusals)?;
+    }
 
-    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
-    command.push(suites.clone().into());
-    let boots = context.boot(&kernel.name, &machine, driver.clone(), command)?;
-    context.judge_wanted("", &boots, &wanted);
+    let wanted = context.filter.pick("", &all);
+    if !wanted.is_empty() {
+        let (append, globs) = globs(&context.filter, APPEND, &wanted, &all);
+        let machine = Machine {
+            append,
+            ..exec::plain(&kernel)
+        };
+        let mut command = shell(SCRIPT);
+        command.push(suites.clone().into());
+        command.push(context.filter.is_all().to_string().into());
+        command.extend(globs);
+        let boots = context.boot(&kernel.name, &machine, driver.clone(), command)?;
+        context.judge_wanted("", &boots, &wanted);
+    }
 
-    if context.full {
+    let wanted = context.filter.pick(leaks::PREFIX, &all);
+    if context.full && !wanted.is_empty() {
+        let (append, globs) = globs(&context.filter, APPEND, &wanted, &all);
+        let machine = Machine {
+            append,
+            ..exec::plain(&kernel)
+        };
         // What is looked for last are objects that nobody refers to when all modules are gone.
-        let program = ["sh", "-c", LOAD, "sh"].map(Into::into);
-        let program = program.into_iter().chain([suites.into()]).collect();
-        leaks::run(context, machine, driver, program, &wanted, &[])?;
+        let mut command = shell(LOAD);
+        command.push(suites.into());
+        command.extend(globs);
+        leaks::run(context, machine, driver, command, &wanted, &[])?;
     }
     Ok(())
+}
+
+/// The words that run a script.
+fn shell(script: &str) -> Vec<OsString> {
+    let script = script.replace("LOAD_EACH\n", LOAD_EACH);
+    ["sh".into(), "-c".into(), script.into(), "sh".into()].into()
+}
+
+/// By which of KUnit's globs the wanted cases run, of all that the suites in a module have: what the
+/// kernel is told as it boots, and what for each time more that the module is loaded. KUnit takes one
+/// glob at a time, for one suite and one case in it. The last of `append` is the glob for all of them.
+pub(super) fn globs(
+    filter: &Filter,
+    append: [&str; 3],
+    wanted: &[String],
+    all: &[String],
+) -> (Vec<String>, Vec<OsString>) {
+    let mut append = append.map(str::to_owned);
+    if filter.is_all() {
+        return (append.into(), Vec::new());
+    }
+    let suite = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let mut globs: Vec<String> = Vec::new();
+    for name in wanted {
+        let of = |names: &[String]| {
+            let names = names.iter().filter(|other| suite(other) == suite(name));
+            names.count()
+        };
+        let glob = match of(wanted) == of(all) {
+            true => suite(name),
+            false => name.clone(),
+        };
+        if !globs.contains(&glob) {
+            globs.push(glob);
+        }
+    }
+    append[2] = format!("kunit.filter_glob={}", globs.remove(0));
+    (append.into(), globs.into_iter().map(Into::into).collect())
 }
 
 /// What a build of the helper crate leaves for those who build on it.
@@ -100,10 +180,30 @@ const METADATA: &str = "libmmu_notifier_helpers.rmeta";
 const MISUSE: &str = "mmu_notifier_helpers/tests/kernel_compile_fail";
 const RIGHT: [&str; 2] = ["maps_for_dma", "uses_it_right"];
 
+/// A use of the crate, and how the one error starts that it must have; one that has none compiles.
+struct Refusal {
+    name: String,
+    reason: Option<String>,
+}
+
+impl Refusal {
+    /// Its name in the results.
+    fn case(&self) -> String {
+        match self.reason {
+            Some(_) => format!("does not compile: {}", self.name),
+            None => format!("compiles: {}", self.name),
+        }
+    }
+}
+
 /// Lets the compiler refuse what must not compile, with the kernel's own build of it.
-fn misuse(context: &mut Context<'_>, kernel: &Kernel, metadata: &Path) -> Result<()> {
+fn misuse(
+    context: &mut Context<'_>,
+    kernel: &Kernel,
+    metadata: &Path,
+    wanted: Vec<Refusal>,
+) -> Result<()> {
     let dir = context.paths.checkout.join(MISUSE);
-    let wanted = refusals(&dir)?;
     note(format!("compiling {} uses of the crate", wanted.len()));
     let output = context
         .paths
@@ -133,20 +233,17 @@ fn misuse(context: &mut Context<'_>, kernel: &Kernel, metadata: &Path) -> Result
         .unchecked()
         .read()?;
     fs::write(context.logs.join("misuse.log"), &said)?;
-    for (name, reason) in wanted {
-        let is_built = output.join(&name).with_extension("o").is_file();
-        let verdict = refused(&errors(&said, &name), reason.as_deref(), is_built);
-        let case = Case::new(format!("does not compile: {name}"), verdict);
-        context.cases.push(match reason {
-            Some(_) => case,
-            None => Case::new(format!("compiles: {name}"), case.verdict),
-        });
+    for refusal in wanted {
+        let Refusal { name, reason } = &refusal;
+        let is_built = output.join(name).with_extension("o").is_file();
+        let verdict = refused(&errors(&said, name), reason.as_deref(), is_built);
+        context.cases.push(Case::new(refusal.case(), verdict));
     }
     Ok(())
 }
 
-/// The cases in `dir`, each with how the one error starts that it must have.
-fn refusals(dir: &Path) -> Result<Vec<(String, Option<String>)>> {
+/// The cases in `dir`.
+fn refusals(dir: &Path) -> Result<Vec<Refusal>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let paths: Vec<PathBuf> = entries
@@ -166,11 +263,18 @@ fn refusals(dir: &Path) -> Result<Vec<(String, Option<String>)>> {
             "{} does not say with which error",
             path.display()
         );
-        found.push((name.into_owned(), reason.map(|rest| format!("error{rest}"))));
+        found.push(Refusal {
+            name: name.into_owned(),
+            reason: reason.map(|rest| format!("error{rest}")),
+        });
     }
-    found.sort();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
     ensure!(
-        found.iter().filter(|(_, reason)| reason.is_none()).count() == RIGHT.len()
+        found
+            .iter()
+            .filter(|refusal| refusal.reason.is_none())
+            .count()
+            == RIGHT.len()
             && found.len() > RIGHT.len(),
         "{} lacks cases",
         dir.display()
@@ -257,6 +361,99 @@ mod tests {
             "#[kunit_tests(one)]\nmod a {\n    #[test]\n    fn b() -> Outcome {\n    fn c() {}\n\
                       #[kunit_tests(two)]\nmod d {\n#[test]\nfn e() {}";
         assert_eq!(cases(source), ["one.b", "two.e"]);
+    }
+
+    #[test]
+    fn a_pattern_becomes_globs_of_kunit() {
+        let all = ["a.x", "a.y", "b.x", "b.xx"].map(str::to_owned);
+        let of = |pattern: &str| {
+            let filter = Filter(Some(pattern.parse().unwrap()));
+            globs(&filter, APPEND, &filter.pick("", &all), &all)
+        };
+        let (append, rest) = of("b.x");
+        assert_eq!(
+            append,
+            ["kunit.enable=1", "kunit.autorun=1", "kunit.filter_glob=b"]
+        );
+        assert!(rest.is_empty());
+        // A glob that fits more than was picked must not be used.
+        let (append, rest) = of("?.x");
+        assert_eq!(append[2], "kunit.filter_glob=a.x");
+        assert_eq!(rest, ["b.x"]);
+        let (append, rest) = of("*y");
+        assert_eq!(append[2], "kunit.filter_glob=a.y");
+        assert!(rest.is_empty());
+        let (append, rest) = of("*");
+        assert_eq!(append[2], "kunit.filter_glob=a");
+        assert_eq!(rest, ["b"]);
+        let (append, rest) = globs(&Filter::default(), APPEND, &all, &all);
+        assert_eq!(append, APPEND);
+        assert!(rest.is_empty());
+    }
+
+    /// What a script prints where loading, unloading and the kernel's log are stood in for.
+    fn printed(script: &str, args: &[&str]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let glob = dir.path().join("glob");
+        std::fs::write(&glob, "first\n").unwrap();
+        let stand_in = format!(
+            "insmod() {{ echo \"load $1 $(cat {glob})\"; }}; rmmod() {{ echo \"unload $1\"; }}\n\
+             dmesg() {{ :; }}; mount() {{ :; }}; grep() {{ :; }}\n",
+            glob = glob.display()
+        );
+        let mut command = shell(script);
+        let text = command[2].to_string_lossy().into_owned();
+        let text = text
+            .replace(
+                "/sys/module/kunit/parameters/filter_glob",
+                glob.to_str().unwrap(),
+            )
+            .replace("/sys/kernel/tracing", dir.path().to_str().unwrap());
+        command[2] = (stand_in + &text).into();
+        let output = std::process::Command::new("sh")
+            .args(&command[1..])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn the_module_is_loaded_for_each_glob() {
+        let loads = |script, args: &[&str]| -> Vec<String> {
+            let said = printed(script, args);
+            let said = said.lines().filter(|line| line.contains("load "));
+            let said = said.filter(|line| !line.contains("ok "));
+            said.map(str::to_owned).collect()
+        };
+        let both = [
+            "load /m/mmu_notifier_helpers_kunit.ko first",
+            "unload mmu_notifier_helpers_kunit",
+            "load /m/mmu_notifier_helpers_kunit.ko b.x",
+            "unload mmu_notifier_helpers_kunit",
+        ];
+        let module = "/m/mmu_notifier_helpers_kunit.ko";
+        assert_eq!(loads(LOAD, &[module, "b.x"]), both);
+        assert_eq!(loads(LOAD, &[module]), [both[0], both[1]]);
+        assert_eq!(loads(SCRIPT, &[module, "false", "b.x"])[..4], both);
+        assert_eq!(loads(SCRIPT, &[module, "true"])[..2], both[..2]);
+    }
+
+    #[test]
+    fn refusals_are_looked_for_where_all_cases_ran() {
+        let names = |whole| -> Vec<String> {
+            let text = printed(SCRIPT, &["/m/k.ko", whole]);
+            let streams = crate::ktap::parse(&text);
+            assert_eq!(streams[0].lack(), None, "{text}");
+            let lines = streams[0].lines.iter();
+            lines.map(|line| line.name.clone()).collect()
+        };
+        assert_eq!(
+            names("true")[..2],
+            ["load the suites", "refusals are traced"]
+        );
+        assert_eq!(names("true").len(), 5);
+        assert_eq!(names("false").len(), 4);
     }
 
     #[test]

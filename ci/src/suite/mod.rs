@@ -125,7 +125,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(5)),
         limits: (minutes(15), minutes(15)),
-        filters: false,
+        filters: true,
         run: kunit::run,
     },
     Suite {
