@@ -26,13 +26,15 @@ pub(super) const APPEND: [&str; 3] = [
     "kunit.filter_glob=mmu_notifier_helpers_*",
 ];
 
-/// What a script does to load a module with KUnit suites, `$module`, once for each glob: the kernel has
-/// the first one on its command line. `$loaded` says whether it could be loaded every time.
-pub(super) const LOAD_EACH: &str = r#"insmod "$module"; loaded=$?
-for glob; do
-    rmmod "$(basename "$module" .ko)" && echo "$glob" >/sys/module/kunit/parameters/filter_glob &&
-        insmod "$module" || loaded=1
-done
+/// A function for scripts that loads a module with KUnit suites, `$module`: once for the glob that the
+/// kernel has on its command line, and for each that is given. `$loaded` is the worst status.
+const LOAD_EACH: &str = r#"load_each() {
+    insmod "$module"; loaded=$?
+    for glob; do
+        rmmod "$(basename "$module" .ko)" &&
+            echo "$glob" >/sys/module/kunit/parameters/filter_glob && insmod "$module" || loaded=1
+    done
+}
 "#;
 
 /// Loads the module, which runs the suites, prints what these wrote to the kernel's log, and unloads
@@ -49,7 +51,7 @@ echo mmu_notifier_helpers:mnh_refuse >$tracing/set_event
 module=$1 whole=$2
 shift 2
 dmesg --clear
-LOAD_EACH
+load_each "$@"
 dmesg --notime
 echo >$tracing/set_event
 refusal='mnh_refuse: mm=[0-9a-f]* start=0x[0-9a-f]* end=0x[0-9a-f]* event=[a-z]*$'
@@ -69,7 +71,7 @@ echo 1..$number"#;
 const LOAD: &str = r#"module=$1
 shift
 dmesg --clear
-LOAD_EACH
+load_each "$@"
 dmesg --notime
 rmmod mmu_notifier_helpers_kunit && exit $loaded"#;
 
@@ -135,9 +137,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The words that run a script.
-fn shell(script: &str) -> Vec<OsString> {
-    let script = script.replace("LOAD_EACH\n", LOAD_EACH);
+/// The words that run a script, which may call `load_each`.
+pub(super) fn shell(script: &str) -> Vec<OsString> {
+    let script = format!("{LOAD_EACH}{script}");
     ["sh".into(), "-c".into(), script.into(), "sh".into()].into()
 }
 

@@ -182,7 +182,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[Kind::Debug], &[Kind::Debug]),
         share: Some(minutes(6)),
         limits: (minutes(25), minutes(90)),
-        filters: false,
+        filters: true,
         run: rdma_selftests::run,
     },
     Suite {
