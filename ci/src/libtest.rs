@@ -10,10 +10,8 @@ pub(crate) fn parse(text: &str) -> Vec<Case> {
     let mut binary = String::new();
     let mut first = 0;
     for line in text.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix("Running ") {
-            binary = crate_of(rest);
-        } else if let Some(rest) = line.strip_prefix("Doc-tests ") {
-            binary = format!("{rest} (doc)");
+        if let Some(now) = starts(line) {
+            binary = now;
         } else if let Some(rest) = line.strip_prefix("test result: ") {
             let counted: usize = ["passed", "failed", "ignored"]
                 .iter()
@@ -21,7 +19,7 @@ pub(crate) fn parse(text: &str) -> Vec<Case> {
                 .sum();
             if cases.len() - first != counted {
                 cases.push(Case::new(
-                    format!("{binary} summary"),
+                    format!("{binary}{SUMMARY}"),
                     Verdict::Fail(format!(
                         "{} results where {counted} are counted",
                         cases.len() - first
@@ -38,15 +36,83 @@ pub(crate) fn parse(text: &str) -> Vec<Case> {
     }
     if cases.len() != first {
         cases.push(Case::new(
-            format!("{binary} summary"),
+            format!("{binary}{SUMMARY}"),
             Verdict::Fail("it did not come to its end".into()),
         ));
     }
     cases
 }
 
+/// What the names of cases end with that are no tests, but about a binary's.
+const SUMMARY: &str = " summary";
+
+/// Whether a case is about a binary's tests.
+pub(crate) fn is_summary(case: &Case) -> bool {
+    case.name.ends_with(SUMMARY)
+}
+
+/// A test that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    binary: String,
+    /// What the harness calls it.
+    pub(crate) name: String,
+}
+
+impl Listed {
+    pub(crate) fn new(binary: &str, name: &str) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Its name in the results.
+    pub(crate) fn case(&self) -> String {
+        format!("{} {}", self.binary, self.name)
+    }
+
+    /// Whether it is an example in the documentation.
+    pub(crate) fn is_doc(&self) -> bool {
+        self.binary.ends_with(DOC)
+    }
+}
+
+/// The tests that `cargo test -- --list` names.
+pub(crate) fn listed(text: &str) -> Vec<Listed> {
+    let mut found = Vec::new();
+    let mut binary = String::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(now) = starts(line) {
+            binary = now;
+        } else if let Some(name) = line.strip_suffix(": test") {
+            found.push(Listed::new(&binary, name));
+        }
+    }
+    found
+}
+
+/// What the names of binaries with examples in the documentation end with.
+const DOC: &str = " (doc)";
+
+/// The binary that starts with this line of cargo's, if one does.
+fn starts(line: &str) -> Option<String> {
+    if let Some(rest) = line.strip_prefix("Running ") {
+        return Some(crate_of(rest));
+    }
+    let documented = line.strip_prefix("Doc-tests ")?;
+    Some(format!("{documented}{DOC}"))
+}
+
+/// How a test is meant to end, which the harness adds to its name where it ran, and nowhere else.
+const MODES: [&str; 3] = [" - should panic", " - compile fail", " - compile"];
+
 fn result(binary: &str, rest: &str) -> Option<Case> {
     let (name, result) = rest.rsplit_once(" ... ")?;
+    let name = MODES
+        .iter()
+        .find_map(|mode| name.strip_suffix(mode))
+        .unwrap_or(name);
     let verdict = match result.split_once(", ").unwrap_or((result, "")) {
         ("ok", _) => Verdict::Pass,
         ("FAILED", _) => Verdict::Fail("see the log".into()),
@@ -92,12 +158,33 @@ mod tests {
                 Case::new("range a::b", Verdict::Pass),
                 Case::new("range c", Verdict::Fail("see the log".into())),
                 Case::new("range d", Verdict::Skip("needs a kernel".into())),
-                Case::new(
-                    "range (doc) src/lib.rs - f (line 3) - compile fail",
-                    Verdict::Pass
-                ),
+                Case::new("range (doc) src/lib.rs - f (line 3)", Verdict::Pass),
             ]
         );
+    }
+
+    #[test]
+    fn a_test_has_one_name_listed_and_run() {
+        let list =
+            "   Compiling range v0.1.0\n     Running unittests src/lib.rs (/t/deps/range-00ff)\n\
+            a::b: test\nc: benchmark\n\n1 test, 1 benchmark\n\
+            \x20  Doc-tests range\nsrc/lib.rs - f (line 3): test\n";
+        let listed = listed(list);
+        let of = |listed: &Listed| (listed.case(), listed.is_doc());
+        assert_eq!(
+            listed.iter().map(of).collect::<Vec<_>>(),
+            [
+                ("range a::b".to_owned(), false),
+                ("range (doc) src/lib.rs - f (line 3)".to_owned(), true),
+            ]
+        );
+        for mode in ["", " - should panic", " - compile fail", " - compile"] {
+            let ran = format!(
+                "Running unittests src/lib.rs (/t/deps/range-00ff)\ntest a::b{mode} ... ok\n\
+                 test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n"
+            );
+            assert_eq!(parse(&ran), [Case::new(listed[0].case(), Verdict::Pass)]);
+        }
     }
 
     #[test]
@@ -109,10 +196,9 @@ mod tests {
 
     #[test]
     fn a_binary_that_is_cut_short_fails() {
-        assert!(matches!(
-            parse("test a ... ok\n")[1].verdict,
-            Verdict::Fail(_)
-        ));
+        let cut = parse("test a ... ok\n");
+        assert!(matches!(cut[1].verdict, Verdict::Fail(_)));
+        assert!(is_summary(&cut[1]) && !is_summary(&cut[0]));
         let text = "test a ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n";
         assert!(matches!(parse(text)[1].verdict, Verdict::Fail(_)));
     }

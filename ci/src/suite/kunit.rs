@@ -336,7 +336,7 @@ pub(super) fn sources(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// The cases in one source.
-fn cases(source: &str) -> Vec<String> {
+pub(super) fn cases(source: &str) -> Vec<String> {
     static MARK: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"#\[kunit_tests\((?<suite>\w+)\)\]|#\[test\]\s+fn (?<case>\w+)")
             .expect("the expression is constant")

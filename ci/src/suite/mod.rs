@@ -98,7 +98,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(4)),
         limits: (minutes(15), minutes(15)),
-        filters: false,
+        filters: true,
         run: host::tests,
     },
     Suite {
@@ -107,7 +107,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(2)),
         limits: (minutes(15), minutes(30)),
-        filters: false,
+        filters: true,
         run: host::loom,
     },
     Suite {
@@ -116,7 +116,7 @@ const SUITES: &[Suite] = &[
         kernels: (&[], &[]),
         share: Some(minutes(2)),
         limits: (minutes(10), minutes(15)),
-        filters: false,
+        filters: true,
         run: host::sanitizer,
     },
     Suite {
