@@ -261,6 +261,7 @@ fn list() -> String {
         "runs",
         "share",
         "limit",
+        "--filter",
     ]);
     for set_up in SET_UP {
         let name = set_up.kernel.map_or("set-up".to_owned(), |kind| {
@@ -272,6 +273,7 @@ fn list() -> String {
             String::new(),
             "first, once".into(),
             report::time(set_up.share),
+            String::new(),
             String::new(),
         ]);
     }
@@ -287,6 +289,7 @@ fn list() -> String {
             when.into(),
             suite.share.map(report::time).unwrap_or_default(),
             report::time(suite.limits.0),
+            if suite.filters { "yes" } else { "no" }.into(),
         ]);
     }
     format!(
@@ -785,16 +788,25 @@ mod tests {
         let row = |name: &str| -> Vec<&str> {
             let found = rows.iter().find(|row| row.first() == Some(&name));
             let found = found.unwrap_or_else(|| panic!("{name} is not in\n{list}"));
-            found[2..6].into()
+            found[2..7].into()
         };
-        assert_eq!(row("set-up"), ["", "first, once", "4:00 min", ""]);
-        assert_eq!(row("debug kernel"), ["", "first, once", "13:00 min", ""]);
-        assert_eq!(row("host"), ["", "default", "4:00 min", "15:00 min"]);
+        assert_eq!(row("set-up"), ["", "first, once", "4:00 min", "", ""]);
+        assert_eq!(
+            row("debug kernel"),
+            ["", "first, once", "13:00 min", "", ""]
+        );
+        assert_eq!(row("host"), ["", "default", "4:00 min", "15:00 min", "yes"]);
         assert_eq!(
             row("storm"),
-            ["debug; --full: release", "default", "2:00 min", "20:00 min"]
+            [
+                "debug; --full: release",
+                "default",
+                "2:00 min",
+                "20:00 min",
+                "no"
+            ]
         );
-        assert_eq!(row("matrix"), ["release", "--full", "", "150:00 min"]);
+        assert_eq!(row("matrix"), ["release", "--full", "", "150:00 min", "no"]);
         assert!(SUITES.iter().all(|suite| !row(suite.name).is_empty()));
         assert!(list.contains(": 60:00 min of 60:00 min."), "{list}");
     }
