@@ -202,8 +202,8 @@ pub(crate) struct Test {
     /// Only this suite; may be given more than once
     #[arg(long = "suite", value_name = "NAME")]
     pub(crate) suites: Vec<String>,
-    /// Only the cases of the one suite whose full names, as the results show them, match: a glob with *
-    /// and ?, or without either a part of the name
+    /// Only the cases of the one suite whose full names, as the results show them, match: a glob
+    /// with * and ?, or without either a part of the name
     #[arg(long, value_name = "PATTERN")]
     pub(crate) filter: Option<Pattern>,
     /// Name the suites, with their kernels and shares of the time

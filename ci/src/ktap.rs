@@ -87,11 +87,11 @@ fn is_frame(remark: &str) -> bool {
     first == "RUN" || first == "module:" || first.ends_with("speed:") || remark.contains(" pass:")
 }
 
-/// The names in the list that a program on `kselftest_harness.h` prints of its cases. It has columns
-/// for fixtures, variants and cases, and each fixture's variants go with each of its cases.
+/// The names in the list that a program on `kselftest_harness.h` prints of its cases. It has
+/// columns for fixtures, variants and cases, and each fixture's variants go with each of its cases.
 pub(crate) fn listed(text: &str) -> Vec<String> {
-    /// What is in a column that starts there and is so wide, or wider for a name that is longer, and
-    /// where the next one starts.
+    /// What is in a column that starts there and is so wide, or wider for a name that is longer,
+    /// and where the next one starts.
     fn column(line: &str, from: usize, width: usize) -> (&str, usize) {
         let rest = line.get(from..).unwrap_or_default();
         let length = rest.find(' ').unwrap_or(rest.len());

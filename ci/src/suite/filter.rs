@@ -9,8 +9,8 @@ use regex::Regex;
 /// How many names a message shows.
 const SHOWN: usize = 3;
 
-/// A pattern on the whole name of a case, as the results show it: with `*` for anything and `?` for one
-/// character; without either it may be anywhere in the name.
+/// A pattern on the whole name of a case, as the results show it: with `*` for anything and `?` for
+/// one character; without either it may be anywhere in the name.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
     text: String,

@@ -11,8 +11,8 @@ use duct::cmd;
 use super::filter::Filter;
 use crate::ktap;
 
-/// Runs programs one after the other, of which each comes with its options in one word; the status is
-/// that of the worst. No name of a case has anything in it that a shell would change.
+/// Runs programs one after the other, of which each comes with its options in one word; the status
+/// is that of the worst. No name of a case has anything in it that a shell would change.
 pub(super) const SCRIPT: &str = r#"worst=0
 while [ $# -gt 0 ]; do
 	"$1" $2 || worst=$?
@@ -38,7 +38,8 @@ impl Program {
     }
 }
 
-/// The programs with their cases, which take a look at each of them and are needed for a pattern only.
+/// The programs with their cases, which take a look at each of them and are needed for a pattern
+/// only.
 pub(super) fn programs(filter: &Filter, paths: Vec<PathBuf>) -> Result<Vec<Program>> {
     let of = |path: PathBuf| {
         let cases = match filter.is_all() {
@@ -113,10 +114,11 @@ mod tests {
             list += &format!("{fixture:<20} {:<25} {case}\n", "");
         }
         let script = format!(
-            "#!/bin/sh\nname={name}\nif [ \"$1\" = -l ]; then\ncat <<'END' >&2\n{list}END\nexit 4\nfi\n\
-             echo \"$name:$#:$*\"\n[ $name != bad ] || exit 3\n"
+            "#!/bin/sh\nname={name}\nif [ \"$1\" = -l ]; then\ncat <<'END' >&2\n{list}END\n\
+             exit 4\nfi\necho \"$name:$#:$*\"\n[ $name != bad ] || exit 3\n"
         );
-        // A file that this process writes may be open in a child of another thread, and cannot be run.
+        // A file that this process writes may be open in a child of another thread, and cannot be
+        // run.
         let source = path.with_extension("sh");
         fs::write(&source, script).unwrap();
         let installed = std::process::Command::new("install")

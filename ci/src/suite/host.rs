@@ -241,8 +241,8 @@ fn of_source(path: &Path) -> Result<Vec<Listed>> {
     Ok(names.collect())
 }
 
-/// The runs that have wanted tests, with these; with none where all are wanted. There are `more` cases
-/// in the suite, by these names.
+/// The runs that have wanted tests, with these; with none where all are wanted. There are `more`
+/// cases in the suite, by these names.
 fn pick<'a>(
     context: &Context<'_>,
     runs: Vec<Run<'a>>,
@@ -280,9 +280,9 @@ fn list(context: &Context<'_>, run: &Run<'_>) -> Result<Vec<Listed>> {
     Ok(listed)
 }
 
-/// By which options for cargo and arguments for the harness the wanted tests run, and how the log is
-/// called then: each of these is a command. Of the examples rustdoc takes no more than a part of a name,
-/// and none with a space in it; it is given the names of the files.
+/// By which options for cargo and arguments for the harness the wanted tests run, and how the log
+/// is called then: each of these is a command. Of the examples rustdoc takes no more than a part of
+/// a name, and none with a space in it; it is given the names of the files.
 fn commands<'a>(
     run: &'a Run<'_>,
     wanted: &'a [Listed],

@@ -26,8 +26,8 @@ pub(super) const APPEND: [&str; 3] = [
     "kunit.filter_glob=mmu_notifier_helpers_*",
 ];
 
-/// A function for scripts that loads a module with KUnit suites, `$module`: once for the glob that the
-/// kernel has on its command line, and for each that is given. `$loaded` is the worst status.
+/// A function for scripts that loads a module with KUnit suites, `$module`: once for the glob that
+/// the kernel has on its command line, and for each that is given. `$loaded` is the worst status.
 const LOAD_EACH: &str = r#"load_each() {
     insmod "$module"; loaded=$?
     for glob; do
@@ -143,9 +143,10 @@ pub(super) fn shell(script: &str) -> Vec<OsString> {
     ["sh".into(), "-c".into(), script.into(), "sh".into()].into()
 }
 
-/// By which of KUnit's globs the wanted cases run, of all that the suites in a module have: what the
-/// kernel is told as it boots, and what for each time more that the module is loaded. KUnit takes one
-/// glob at a time, for one suite and one case in it. The last of `append` is the glob for all of them.
+/// By which of KUnit's globs the wanted cases run, of all that the suites in a module have: what
+/// the kernel is told as it boots, and what for each time more that the module is loaded. KUnit
+/// takes one glob at a time, for one suite and one case in it. The last of `append` is the glob for
+/// all of them.
 pub(super) fn globs(
     filter: &Filter,
     append: [&str; 3],

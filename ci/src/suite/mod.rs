@@ -160,7 +160,7 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         name: "storm",
-        about: "device faults while memory changes: data, collisions; with --full C's beside, and the cost",
+        about: "device faults while memory changes: data, collisions; with --full C and the cost",
         kernels: (&[Kind::Debug], &[Kind::Debug, Kind::Release]),
         share: Some(minutes(2)),
         limits: (minutes(20), minutes(40)),
@@ -293,8 +293,8 @@ fn list() -> String {
         ]);
     }
     format!(
-        "{table}\nThe shares of the default run, on two CPUs and from nothing: {} of {}. A suite that is \
-         not done by its limit has failed.\n",
+        "{table}\nThe shares of the default run, on two CPUs and from nothing: {} of {}. A suite \
+         that is not done by its limit has failed.\n",
         report::time(shares()),
         report::time(WHOLE)
     )
@@ -465,8 +465,8 @@ impl<'a> Context<'a> {
 }
 
 impl Context<'_> {
-    /// Fails if the pattern picks none of these names, which are those of all results. What a boot says
-    /// of itself, such as its log, is judged where there is one, and picked by none.
+    /// Fails if the pattern picks none of these names, which are those of all results. What a boot
+    /// says of itself, such as its log, is judged where there is one, and picked by none.
     fn require(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
         let names: Vec<String> = names.into_iter().collect();
         Ok(self.filter.require(self.suite, &names)?)

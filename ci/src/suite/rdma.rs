@@ -114,8 +114,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program on our modules, and with `--full` on C's in the same boot. Ours are judged, C's are
-/// put beside. What `command` gives is for the set that it is called with.
+/// Runs a program on our modules, and with `--full` on C's in the same boot. Ours are judged, C's
+/// are put beside. What `command` gives is for the set that it is called with.
 ///
 /// Returns our set, and what was printed on it.
 pub(super) fn in_turn(

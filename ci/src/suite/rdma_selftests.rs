@@ -32,8 +32,8 @@ const APPEND: [&str; 3] = [
 /// Loading and unloading the suite are cases too.
 const LOADED: [&str; 2] = ["load the KUnit suite", "unload the KUnit suite"];
 
-/// Loads the KUnit suite if there is one, which runs it, and prints what it wrote to the kernel's log.
-/// Then makes sure that there is swap, for the programs.
+/// Loads the KUnit suite if there is one, which runs it, and prints what it wrote to the kernel's
+/// log. Then makes sure that there is swap, for the programs.
 const SCRIPT: &str = r#"number=0
 report() {
 	number=$((number + 1))
@@ -156,8 +156,8 @@ impl Chosen {
         names
     }
 
-    /// How many streams of results there are: one of loading, for each time that the suite is loaded
-    /// one of KUnit and one of the suite, and one of each program.
+    /// How many streams of results there are: one of loading, for each time that the suite is
+    /// loaded one of KUnit and one of the suite, and one of each program.
     fn streams(&self) -> usize {
         let of_kunit = match self.kunit.is_empty() {
             true => 0,

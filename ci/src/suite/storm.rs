@@ -137,8 +137,8 @@ fn judge(context: &mut Context<'_>, prefix: &str, boots: &Boots, turns: &[Which]
     }
 }
 
-/// What was printed, by the order of the drivers: what the names of the cases start with, the streams
-/// and whose they are. A turn that did not come has no stream.
+/// What was printed, by the order of the drivers: what the names of the cases start with, the
+/// streams and whose they are. A turn that did not come has no stream.
 fn orders<'a>(
     streams: &'a [Stream],
     turns: &'a [Which],
