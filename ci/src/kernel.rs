@@ -269,7 +269,7 @@ fn stock(paths: &Paths, kind: Kind) -> Result<Kernel> {
         slot: programs.join(kind.name()),
         programs,
         name: kind.name().into(),
-        state: format!("{release} {}", tree.content),
+        state: format!("{release} {}", tree.own),
     })
 }
 
@@ -298,7 +298,7 @@ fn ours(paths: &Paths, tools: &Toolchain, kind: Kind) -> Result<Kernel> {
         slot,
         programs,
         name: kind.name().into(),
-        state: format!("{}\n{}\n{fragments}", tree.content, tools.version()),
+        state: format!("{}\n{}\n{fragments}", tree.own, tools.version()),
         build,
     };
     if is_built(&kernel) {

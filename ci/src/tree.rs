@@ -38,8 +38,10 @@ pub(crate) fn is_ours(paths: &Paths, kernel: &Kernel) -> bool {
 pub(crate) struct Tree {
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// What stands for all that is in it.
+    /// What stands for all that modules are built from.
     pub(crate) content: String,
+    /// What stands for all that is in it.
+    pub(crate) own: String,
     _lock: Flock<File>,
 }
 
@@ -56,10 +58,11 @@ impl Tree {
             if check.status.success() {
                 let said = String::from_utf8_lossy(&check.stdout).into_owned();
                 let mut lines = said.lines();
-                let (path, content) = (lines.next(), lines.next());
+                let (path, content, own) = (lines.next(), lines.next(), lines.next());
                 return Ok(Self {
                     path: path.context("the source has no path")?.into(),
                     content: content.context("the source has no content")?.into(),
+                    own: own.context("the source has nothing of its own")?.into(),
                     _lock: held,
                 });
             }

@@ -78,7 +78,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
 
 /// What a case may say of why it is none: that what it tries does not depend on what it is tried
 /// with, or cannot be.
-const MAY_SKIP: [&str; 4] = [
+pub(super) const MAY_SKIP: [&str; 4] = [
     "the same as with small pages",
     "it takes long with small pages",
     "only private memory is handed out in huge pages",
@@ -93,7 +93,7 @@ fn judge(context: &mut Context<'_>, boots: &Boots, wanted: &[String]) {
 }
 
 /// Whether the program takes long: it fills devices and cgroups, or storms while memory moves.
-fn is_long(program: &Path) -> bool {
+pub(super) fn is_long(program: &Path) -> bool {
     ["gpu_mirror_accounting", "gpu_mirror_migrate_storm"]
         .iter()
         .any(|name| program.ends_with(name))
@@ -107,14 +107,14 @@ fn is_deadly(program: &Path) -> bool {
         .any(|theme| name.contains(theme))
 }
 
-fn command(programs: &[Program]) -> Vec<OsString> {
+pub(super) fn command(programs: &[Program]) -> Vec<OsString> {
     let mut command: Vec<OsString> = ["sh", "-c", harness::SCRIPT, "sh"].map(Into::into).into();
     command.extend(harness::words(programs));
     command
 }
 
 /// Fails when a program left no results.
-fn whole(boots: &Boots, programs: usize) -> Result<()> {
+pub(super) fn whole(boots: &Boots, programs: usize) -> Result<()> {
     ensure!(
         boots.streams.len() == programs,
         "{programs} programs were to run, {} printed results",

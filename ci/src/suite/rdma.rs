@@ -105,13 +105,18 @@ echo "1..$number""##;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let kernel = context.kernel(Kind::Debug)?;
-    let tests = context.builder(&kernel).pyverbs()?;
+    let command = clients(context, &kernel)?;
     in_turn(context, &kernel, &exec::plain(&kernel), |_, _| {
-        let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
-        command.push(tests.clone().into());
-        command
+        command.clone()
     })?;
     Ok(())
+}
+
+/// What runs all of the clients.
+pub(super) fn clients(context: &Context<'_>, kernel: &Kernel) -> Result<Vec<OsString>> {
+    let mut command: Vec<OsString> = ["sh", "-c", SCRIPT, "sh"].map(Into::into).into();
+    command.push(context.builder(kernel).pyverbs()?.into());
+    Ok(command)
 }
 
 /// Runs a program on our modules, and with `--full` on C's in the same boot. Ours are judged, C's

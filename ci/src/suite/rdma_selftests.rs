@@ -109,7 +109,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     if context.full && !chosen.is_empty() {
         let rdma = match ours {
             Some(rdma) => rdma,
-            None => set::ours(context.paths, context.tools, &kernel, &context.logs)?.0,
+            None => set::ours(context.paths, context.tools, &kernel)?.0,
         };
         let program = command(Which::Rust, &rdma, &rdma.kunit(), &chosen);
         let machine = machine(chosen.append.clone());
