@@ -74,7 +74,16 @@ check 'no Rust support' refuses 'has no Rust support: CONFIG_RUST is not set' \
 # As root may do it, who has no Rust.
 mkdir "$work/mo"
 echo gpu_mirror_rs.o >"$work/mo/modules.order"
+: >"$kernel/System.map"
 check 'installing takes no Rust' silently modules_install MO="$work/mo"
+rm "$kernel/System.map"
+printf '#!/bin/sh\necho "$@" >"%s/depmod.log"\n' "$work" >"$tools/depmod"
+chmod +x "$tools/depmod"
+runs_depmod() {
+	accepts modules_install MO="$work/mo" INSTALL_MOD_PATH="$work" &&
+		[ "$(cat "$work/depmod.log")" = "-a -b $work 7.3.4-fake" ]
+}
+check 'depmod runs where there is no System.map' runs_depmod
 check 'cleaning takes no Rust' silently clean
 
 nothing_to_install() {
