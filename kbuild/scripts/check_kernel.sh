@@ -70,9 +70,10 @@ done
 [ -z "$missing" ] || die \
 	"The kernel in KDIR=$kdir lacks the Rust metadata that modules are compiled against:" \
 	" $missing" \
-	"  Debian's linux-headers packages leave it out, and no other package of Debian's has it. Build" \
-	"  the kernel yourself, \"make LLVM=1\" with CONFIG_RUST=y, and set KDIR to its build directory." \
-	"  Who packages a kernel for others keeps rust/*.rmeta and rust/*.so in it."
+	"  Debian's linux-headers packages leave it out. For a kernel of Debian's \"kbuild/metadata\"" \
+	"  makes it, and prints what to set KDIR to. Another kernel build yourself, \"make LLVM=1\" with" \
+	"  CONFIG_RUST=y, and set KDIR to its build directory. Who packages a kernel for others keeps" \
+	"  rust/*.rmeta and rust/*.so in it."
 
 # Metadata is for the very compiler that wrote it.
 built_by=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$kdir/.config")

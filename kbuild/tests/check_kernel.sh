@@ -121,7 +121,7 @@ done
 anew
 rm -r "$kernel/rust"
 check 'headers without metadata' refuses 'lacks the Rust metadata' 'rust/libkernel.rmeta' \
-	'rust/libmacros.so' "Debian's linux-headers" '"make LLVM=1" with CONFIG_RUST=y' \
+	'rust/libmacros.so' "Debian's linux-headers" '"kbuild/metadata"' '"make LLVM=1" with' \
 	'rust/*.rmeta and rust/*.so'
 
 only_macros_missing() {
