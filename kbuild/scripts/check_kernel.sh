@@ -3,16 +3,18 @@
 #
 # Says what a kernel or this machine lacks for modules in Rust, and what to do about it:
 #
-#   check_kernel.sh configured|rust KDIR
+#   check_kernel.sh configured|rust|rdma KDIR
 #
 # "configured" asks for a kernel build directory that has its configuration, which is all that
-# installing modules takes; "rust" for what building them takes. RUSTC and BINDGEN are the tools;
-# MODULES names what is to be built, or is empty for all that the kernel has what it takes for.
+# installing modules takes; "rust" for what building them takes, and "rdma" for what those of RDMA
+# take as well. RUSTC and BINDGEN are the tools; MODULES names what is to be built, or is empty
+# for all that the kernel has what it takes for.
 
 set -eu
 
 supported=7.3
-# Of all that is in rust/, files that every version has: a compiled crate for each step of the way.
+# Of all that is in rust/, files that every version has: a compiled crate for each step of the
+# way.
 metadata='libcore.rmeta libbindings.rmeta libkernel.rmeta libmacros.so'
 
 what=$1
@@ -33,7 +35,7 @@ for file in .config Makefile; do
 		"KDIR=$kdir is no configured kernel build directory: it lacks $file." \
 		"  Configure and build the kernel there, or set KDIR to where that has been done."
 done
-[ "$what" = rust ] || exit 0
+[ "$what" != configured ] || exit 0
 
 grep -qx 'CONFIG_RUST=y' "$kdir/.config" || die \
 	"The kernel in KDIR=$kdir has no Rust support: CONFIG_RUST is not set." \
@@ -74,6 +76,30 @@ done
 	"  makes it, and prints what to set KDIR to. Another kernel build yourself, \"make LLVM=1\" with" \
 	"  CONFIG_RUST=y, and set KDIR to its build directory. Who packages a kernel for others keeps" \
 	"  rust/*.rmeta and rust/*.so in it."
+
+if [ "$what" = rdma ]; then
+	source=$kdir/source
+	[ -d "$source" ] || source=$kdir
+	source=$(cd -- "$source" && pwd -P)
+	[ -e "$source/rust/mmu_notifier_helpers/Kconfig" ] || die \
+		"The source of the kernel in KDIR=$kdir has no crates, and RDMA's modules are built there." \
+		"  Run \"kbuild/install $source\", and then what has made KDIR once more, kbuild/metadata" \
+		"  for a kernel of Debian's."
+	missing=$(lacks INFINIBAND_ON_DEMAND_PAGING_RUST RDMA_RXE_ODP_RUST)
+	[ -e "$kdir/rust/mmu_notifier_helpers/libmmu_notifier_helpers.rmeta" ] ||
+		missing="$missing rust/mmu_notifier_helpers/libmmu_notifier_helpers.rmeta"
+	[ -z "$missing" ] || die \
+		"The kernel in KDIR=$kdir lacks what RDMA's modules are built on:$missing." \
+		"  Configure it with these options, and \"make modules_prepare\"; for a kernel of Debian's run" \
+		"  kbuild/metadata once more, which does both. One without CONFIG_RDMA_RXE has nothing to build."
+	missing=
+	for option in INFINIBAND RDMA_RXE MMU_NOTIFIER_HELPERS; do
+		grep -qx "CONFIG_$option=m" "$kdir/.config" || missing="$missing CONFIG_$option"
+	done
+	[ -z "$missing" ] || die \
+		"The kernel in KDIR=$kdir has RDMA built in, and no module can take its place:$missing." \
+		"  Build the kernel itself from the source that has the crates."
+fi
 
 # Metadata is for the very compiler that wrote it.
 built_by=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$kdir/.config")

@@ -19,6 +19,13 @@ build() {
 		>"$work/out" 2>"$work/err"
 }
 
+build_loudly() {
+	build "$@" || {
+		cat "$work/err"
+		return 1
+	}
+}
+
 # Whether all the words are in what the build said.
 says() {
 	cat "$work/err"
@@ -123,6 +130,56 @@ rm -r "$kernel/rust"
 check 'headers without metadata' refuses 'lacks the Rust metadata' 'rust/libkernel.rmeta' \
 	'rust/libmacros.so' "Debian's linux-headers" '"kbuild/metadata"' '"make LLVM=1" with' \
 	'rust/*.rmeta and rust/*.so'
+
+# RDMA's modules are built in the kernel's source.
+with_crates() {
+	anew
+	mkdir -p "$kernel/source/rust/mmu_notifier_helpers" "$kernel/rust/mmu_notifier_helpers"
+	: >"$kernel/source/rust/mmu_notifier_helpers/Kconfig"
+	: >"$kernel/rust/mmu_notifier_helpers/libmmu_notifier_helpers.rmeta"
+	cat >>"$kernel/.config" <<-'END'
+		CONFIG_MMU_NOTIFIER_HELPERS=m
+		CONFIG_INFINIBAND=m
+		CONFIG_RDMA_RXE=m
+		CONFIG_INFINIBAND_ON_DEMAND_PAGING_RUST=y
+		CONFIG_RDMA_RXE_ODP_RUST=y
+	END
+}
+refuses_rdma() {
+	! build rdma MO="$work/mo" && ! grep -q '^target=' "$work/out" && says "$@"
+}
+rdma_is_built() {
+	build rdma MO="$work/mo" || {
+		cat "$work/out" "$work/err"
+		return 1
+	}
+	cat "$work/out"
+	place=$kernel/source
+	printf '%s\n' "target=modules M=$place/rust/mmu_notifier_helpers MO=$work/mo/rdma/helpers LLVM=" \
+		"target=ib_core.ko M=$place/drivers/infiniband/core MO=$work/mo/rdma/core LLVM=" \
+		"target=modules M=$place/drivers/infiniband/sw/rxe MO=$work/mo/rdma/rxe LLVM=" |
+		sed 's/ $//' >"$work/expected"
+	grep '^target=' "$work/out" | diff - "$work/expected" && ! [ -s "$work/err" ]
+}
+with_crates
+check "RDMA's modules are built in the order of their symbols" rdma_is_built
+rm "$kernel/source/rust/mmu_notifier_helpers/Kconfig"
+check 'a source without the crates' refuses_rdma 'has no crates' "kbuild/install $kernel/source" \
+	'kbuild/metadata'
+for option in INFINIBAND_ON_DEMAND_PAGING_RUST RDMA_RXE_ODP_RUST; do
+	with_crates
+	sed -i "/^CONFIG_$option=y\$/d" "$kernel/.config"
+	check "crates and no $option" refuses_rdma "lacks what RDMA's modules are built on: CONFIG_$option."
+done
+with_crates
+rm "$kernel/rust/mmu_notifier_helpers/libmmu_notifier_helpers.rmeta"
+check 'crates that are not compiled' refuses_rdma 'libmmu_notifier_helpers.rmeta' 'modules_prepare'
+with_crates
+sed -i 's/^CONFIG_INFINIBAND=m/CONFIG_INFINIBAND=y/' "$kernel/.config"
+check 'RDMA built in' refuses_rdma 'has RDMA built in' 'CONFIG_INFINIBAND.'
+with_crates
+check 'no module of RDMA is not installed' refused 'make rdma first' build_loudly rdma_install \
+	MO="$work/mo_empty"
 
 only_macros_missing() {
 	refuses 'rust/libmacros.so' && ! grep -q 'rust/libkernel.rmeta' "$work/err"

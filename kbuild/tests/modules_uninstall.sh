@@ -86,6 +86,31 @@ installed updates ''
 uninstall
 check 'a second time there is nothing to do' says_nothing_to_do
 
+# One helper module serves both halves.
+with_rdma() {
+	installed updates .xz
+	for module in ib_core rdma_rxe; do
+		: >"$root/lib/modules/7.3.4-fake/updates/$module.ko.xz"
+	done
+}
+# keeps_helper TARGET TARGET: the first leaves what the second needs, and the second leaves nothing.
+keeps_helper() {
+	with_rdma
+	for target; do
+		make -C "$kbuild" KDIR="$kernel" INSTALL_MOD_PATH="$root" "$target" || return 1
+		left | tr ' ' '\n' >"$work/left.$target"
+	done
+	cat "$work/left.$1"
+	grep -q '/updates/mmu_notifier_helpers.ko.xz$' "$work/left.$1" && [ "$(left)" = "$others" ]
+}
+goes_without() {
+	! grep -E "$1" "$work/left.$2"
+}
+check 'the helper stays for RDMA' keeps_helper modules_uninstall rdma_uninstall
+check 'and the others are gone' goes_without 'gpu_mirror_rs.ko.xz|_kunit|rust_mmu' modules_uninstall
+check 'the helper stays for the mirror' keeps_helper rdma_uninstall modules_uninstall
+check "and RDMA's are gone" goes_without 'ib_core|rdma_rxe' rdma_uninstall
+
 checks_no_symbols() {
 	installed updates ''
 	rm "$kernel/System.map"

@@ -46,7 +46,7 @@ fake_kernel() {
 # tell their version.
 fake_tools() {
 	mkdir -p "$1"
-	for tool in cat env grep make sed sh tr uname; do
+	for tool in cat env grep make mkdir sed sh tr uname; do
 		ln -sf "$(command -v "$tool")" "$1/$tool"
 	done
 	printf '#!/bin/sh\necho "rustc 1.85.1 (4eb161250 2025-03-15)"\n' >"$1/rustc"
