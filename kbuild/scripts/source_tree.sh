@@ -30,3 +30,4 @@ crates=$(find mmu_notifier_helpers/src mmu_notifier_helpers/kunit mmu_notifier_h
 for file in Cargo.toml $joined $scripts $crates; do
 	install -D -m 644 -- "$file" "$dest/$file"
 done
+install -D -m 755 -- kbuild/metadata "$dest/kbuild/metadata"

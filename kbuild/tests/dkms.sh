@@ -16,7 +16,8 @@ source=$usr_src/$package-$version
 lays_out() {
 	make -C "$kbuild" DESTDIR="$work/root" dkms-source || return 1
 	for file in dkms.conf kbuild/Makefile kbuild/Kbuild kbuild/shims.c kbuild/bindings_helper.h \
-		mmu_notifier_helpers/src/mmu_notifier_helpers.rs gpu_mirror_rs/src/gpu_mirror_rs.rs; do
+		kbuild/metadata mmu_notifier_helpers/src/mmu_notifier_helpers.rs \
+		gpu_mirror_rs/src/gpu_mirror_rs.rs; do
 		[ -f "$source/$file" ] || {
 			echo "no $file"
 			return 1
@@ -76,6 +77,12 @@ ends_with() {
 	dkms_action build -k "$2" --kernelsourcedir "$kernel" || status=$?
 	[ "$status" = "$1" ]
 }
+# builds_with KDIR: it gets as far as make, which is told of that directory.
+builds_with() {
+	ends_with 10 7.3.4 || return 1
+	cat "$work/dkms/$package/$version/build/make.log"
+	grep -qF "KDIR=$1 " "$work/dkms/$package/$version/build/make.log"
+}
 # It is passed over, which is no failure to those who install kernels.
 passes_over() { ends_with 77 "$1"; }
 # There is nothing to build with in this kernel, so that fails.
@@ -101,6 +108,18 @@ if [ -z "$why" ]; then
 	check 'DKMS does not pass over one that fits' tries 7.3.4
 	rm "$kernel/rust/libkernel.rmeta"
 	check 'DKMS passes over a kernel without the Rust metadata' passes_over 7.3.4
+	# What kbuild/metadata leaves.
+	export MMU_NOTIFIER_HELPERS_METADATA="$work/remade"
+	mkdir "$work/remade"
+	fake_kernel "$work/remade/build"
+	check 'DKMS passes over metadata that is half made' passes_over 7.3.4
+	echo 'release=7.3.4-other' >"$work/remade/made"
+	check 'DKMS passes over metadata of another release' passes_over 7.3.4
+	echo 'release=7.3.4' >"$work/remade/made"
+	check 'DKMS builds with the metadata that was made' builds_with "$work/remade/build"
+	: >"$kernel/rust/libkernel.rmeta"
+	check 'DKMS prefers what the headers have' builds_with "$kernel"
+	unset MMU_NOTIFIER_HELPERS_METADATA
 else
 	skip 'DKMS passes over kernels that do not fit' "$why"
 fi
@@ -110,6 +129,26 @@ if [ -z "$why" ]; then
 	check 'DKMS builds and installs' dkms_builds
 else
 	skip 'DKMS builds and installs' "$why"
+fi
+# What kbuild/metadata has made, for headers that lack it.
+of_debian=
+if has_kernel && [ -e "$KDIR/../made" ]; then
+	of_debian=$(cat "$KDIR/include/config/kernel.release")
+fi
+dkms_builds_for_debian() {
+	MMU_NOTIFIER_HELPERS_METADATA=$(dirname "$KDIR") dkms_action build -k "$of_debian" || return 1
+	for module in mmu_notifier_helpers gpu_mirror_rs; do
+		file=$(echo "$work/dkms/$package/$version/$of_debian"/*/module/"$module".ko*)
+		modinfo -F vermagic "$file" | grep "^$of_debian " || return 1
+	done
+}
+name="DKMS builds for Debian's kernel"
+if [ -n "$why" ]; then
+	skip "$name" "$why"
+elif [ -z "$of_debian" ] || [ ! -e "/lib/modules/$of_debian/build" ]; then
+	skip "$name" 'KDIR is not what kbuild/metadata has made for a kernel that is here'
+else
+	check "$name" dkms_builds_for_debian
 fi
 if has_kernel; then
 	check 'what is built is no source' leaves_out_what_is_built
