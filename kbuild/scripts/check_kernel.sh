@@ -12,7 +12,7 @@
 
 set -eu
 
-supported=7.3
+supported=$(tr '\n' ' ' <"$(dirname -- "$0")/../kernel_series")
 # Of all that is in rust/, files that every version has: a compiled crate for each step of the
 # way.
 metadata='libcore.rmeta libbindings.rmeta libkernel.rmeta libmacros.so'
@@ -119,9 +119,11 @@ fi
 	"  Install Debian's bindgen, or \"cargo install --locked bindgen-cli\", or set BINDGEN to it."
 
 release=$(cat "$kdir/include/config/kernel.release" 2>/dev/null) || release=unknown
-case $release in
-"$supported" | "$supported".* | "$supported"-*) ;;
-*)
-	say "Warning: the kernel in KDIR=$kdir is $release; $supported is what is supported and tested."
-	;;
-esac
+fits=
+for series in $supported; do
+	case $release in
+	"$series" | "$series".* | "$series"-*) fits=y ;;
+	esac
+done
+[ -n "$fits" ] || say \
+	"Warning: the kernel in KDIR=$kdir is $release; ${supported% } is what is supported and tested."

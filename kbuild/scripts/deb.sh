@@ -31,7 +31,7 @@ date=$(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
 escaped() { printf '%s\n' "$1" | sed 's/[\\&|]/\\&/g'; }
 fill_in() {
 	sed -e "s|@MAINTAINER@|$(escaped "$name <$email>")|" -e "s|@VERSION@|$version|" \
-		-e "s|@DATE@|$date|" "$1.in" >"$1"
+		-e "s|@DATE@|$date|" -e "s|@SERIES@|$(paste -sd , kbuild/kernel_series)|" "$1.in" >"$1"
 	rm -- "$1.in"
 }
 

@@ -22,7 +22,7 @@ if [ -e "$dest" ]; then
 fi
 # What is for a kernel's tree only, RDMA among it, stays here.
 joined=$(find kbuild -maxdepth 1 \( -name Kbuild -o -name Makefile -o -name 'Makefile.*' \
-	-o -name '*.[chS]' -o -name '*_parameters' -o -name dkms.conf \) \
+	-o -name '*.[chS]' -o -name '*_parameters' -o -name dkms.conf -o -name kernel_series \) \
 	! -name '*_generated.*' ! -name '*_version.c' ! -name '*.mod.c')
 scripts=$(find kbuild/scripts -type f)
 crates=$(find mmu_notifier_helpers/src mmu_notifier_helpers/kunit mmu_notifier_helpers/samples \

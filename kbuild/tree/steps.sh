@@ -9,7 +9,7 @@ project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 steps=$project/kbuild/tree
 
 # The kernels that the hooks fit.
-supported='7.3'
+supported=$(tr '\n' ' ' <"$project/kbuild/kernel_series")
 
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 fail() {
@@ -32,7 +32,7 @@ check_tree() {
 	version=$(sed -n 's/^VERSION = //p;s/^PATCHLEVEL = /./p' "$1/Makefile" | head -n 2 | tr -d '\n')
 	case " $supported " in
 	*" $version "*) ;;
-	*) fail "$1 is Linux $version; supported: $supported" ;;
+	*) fail "$1 is Linux $version; supported: ${supported% }" ;;
 	esac
 }
 
