@@ -69,6 +69,8 @@ static inline void *map_memory(bool huge)
 		return mem;
 	}
 	mem = page_at(map_aligned(HUGE_PAGES + SMALL_PAGES), HUGE_PAGES - SMALL_PAGES / 2);
+	/* A kernel may make huge pages of all memory that they fit into. */
+	advise(mem, SMALL_PAGES, MADV_NOHUGEPAGE);
 	fill(mem, SMALL_PAGES, OLD_DATA);
 	return mem;
 }
