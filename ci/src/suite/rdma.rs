@@ -82,8 +82,10 @@ both ib_atomic_bw.compare_and_swap ib_atomic_bw -d $device -x $gid -F --odp -n 2
 
 timeout $limit /usr/bin/python3 "$tests/run_tests.py" -v --dev $device --port 1 --gid $gid -k odp \
 	>"$dir/python" 2>&1
-sed -nE 's/^(test_[a-z0-9_]+) .* \.\.\. (ok|FAIL|ERROR)$/\2 \1/p
-	s/^(test_[a-z0-9_]+) .* \.\.\. skipped (.*)$/skipped \1 \2/p' "$dir/python" >"$dir/cases"
+# What describes a test, if anything does, is on a line of its own.
+sed -E '/^test_[a-z0-9_]+ \([^)]*\)$/{N;s/\n.*( \.\.\. )/\1/}' "$dir/python" |
+	sed -nE 's/^(test_[a-z0-9_]+) .* \.\.\. (ok|FAIL|ERROR)$/\2 \1/p
+	s/^(test_[a-z0-9_]+) .* \.\.\. skipped (.*)$/skipped \1 \2/p' >"$dir/cases"
 while read -r verdict name cause; do
 	case $verdict in
 	ok) result pass "pyverbs.$name" ;;
