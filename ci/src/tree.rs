@@ -88,7 +88,10 @@ fn script(paths: &Paths, more: &[&str]) -> duct::Expression {
 pub(crate) fn pristine(paths: &Paths) -> Result<PathBuf> {
     // It is unpacked where the tree is made.
     drop(Tree::get(paths)?);
-    Ok(paths.cache.join("src").join(Chosen::read(paths)?.directory()))
+    Ok(paths
+        .cache
+        .join("src")
+        .join(Chosen::read(paths)?.directory()))
 }
 
 /// A workplace for kernels that are built as variants of others.
@@ -101,8 +104,8 @@ pub(crate) struct Variants<'a> {
 
 /// What the variants are built from.
 enum Source {
-    /// The tree with the crates.
-    Crates(Tree),
+    /// The tree with the crates, which stays as it is for as long.
+    Crates { _tree: Tree },
     /// A copy of the source as it is, to which patches are applied. To those who build it is where the
     /// tree with the crates is.
     Patched { at: PathBuf, copy: PathBuf },
@@ -121,7 +124,9 @@ impl<'a> Variants<'a> {
             paths,
             tools,
             logs,
-            source: Source::Crates(Tree::get(paths)?),
+            source: Source::Crates {
+                _tree: Tree::get(paths)?,
+            },
         })
     }
 
@@ -170,10 +175,7 @@ impl<'a> Variants<'a> {
     pub(crate) fn build(&self, base: &Kernel, name: &str, options: &str) -> Result<Kernel> {
         let log = self.log(name, "kernel");
         let kernel = self.build_known(base, name, options, &log)?;
-        config::check(
-            options,
-            &fs::read_to_string(kernel.build.join(".config"))?,
-        )?;
+        config::check(options, &fs::read_to_string(kernel.build.join(".config"))?)?;
         Ok(kernel)
     }
 
@@ -185,9 +187,7 @@ impl<'a> Variants<'a> {
         options: &str,
         log: &Path,
     ) -> Result<Kernel> {
-        let slot = base
-            .slot
-            .with_file_name(format!("{}-{name}", base.name));
+        let slot = base.slot.with_file_name(format!("{}-{name}", base.name));
         let build = self.paths.cache.join("build").join(&slot);
         let kernel = Kernel {
             image: build.join(kernel::IMAGE),
@@ -256,14 +256,13 @@ impl<'a> Variants<'a> {
 
     fn run(&self, what: &str, log: &Path, args: &[OsString]) -> Result<()> {
         let make = match &self.source {
-            Source::Crates(_) => self.tools.make(args),
+            Source::Crates { .. } => self.tools.make(args),
             Source::Patched { at, copy } => {
                 let script = r#"at=$1 copy=$2
 shift 2
 mount --bind "$copy" "$at" && exec make "$@""#;
-                let mut all: Vec<OsString> = ["--mount", "sh", "-c", script, "sh"]
-                    .map(Into::into)
-                    .into();
+                let mut all: Vec<OsString> =
+                    ["--mount", "sh", "-c", script, "sh"].map(Into::into).into();
                 all.extend([at.into(), copy.into()]);
                 all.extend(self.tools.make_words(args));
                 self.tools.make_by(cmd("unshare", all))
