@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 use duct::{cmd, Expression};
-use nix::unistd::geteuid;
 
 use super::{Boots, Context};
 use crate::exec;
@@ -52,6 +51,15 @@ exec "$tests/run_kselftest.sh" "$@""#;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     let base = context.kernel(Kind::Debug)?;
+    for path in ["ci/workshop/tests/kernel.sh", "kbuild/tests/metadata.sh"] {
+        let path = context.paths.checkout.join(path);
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        results_of(context, &name, cmd!(path))?;
+    }
     let pristine = match tree::is_ours(context.paths, &base) {
         true => tree::pristine(context.paths)?,
         false => base.source.clone(),
@@ -120,7 +128,11 @@ fn as_it_was(context: &mut Context<'_>, pristine: &Path) -> Result<()> {
     ] {
         let verdict = match fs::read(&before)? == fs::read(path)? {
             true => Verdict::Pass,
-            false => Verdict::Fail(format!("compare {} and {}", before.display(), path.display())),
+            false => Verdict::Fail(format!(
+                "compare {} and {}",
+                before.display(),
+                path.display()
+            )),
         };
         context.cases.push(Case::new(name, verdict));
     }
@@ -133,24 +145,13 @@ pub(super) fn script(context: &mut Context<'_>, name: &str, tree: &Path) -> Resu
     results_of(context, name, cmd!(program, tree))
 }
 
-/// The same as root.
-pub(super) fn script_as_root(context: &mut Context<'_>, name: &str, tree: &Path) -> Result<()> {
-    if geteuid().is_root() {
-        return script(context, name, tree);
-    }
-    let program = test(context, name);
-    // sudo keeps neither.
-    let keep = r#"sudo env "PATH=$PATH" "LIBCLANG_PATH=$LIBCLANG_PATH" "$@""#;
-    results_of(context, name, cmd!("sh", "-c", keep, "sh", program, tree))
-}
-
 fn test(context: &Context<'_>, name: &str) -> PathBuf {
     let tests = context.paths.checkout.join("kbuild/tests");
     tests.join(name).with_extension("sh")
 }
 
 fn results_of(context: &mut Context<'_>, name: &str, command: Expression) -> Result<()> {
-    note(format!("kbuild/tests/{name}.sh"));
+    note(format!("testing {name}"));
     let output = context
         .tools
         .command(command)
