@@ -81,12 +81,12 @@ const SET_UP: &[SetUp] = &[
         share: minutes(4),
     },
     SetUp {
-        about: "the kernel that most suites run on",
+        about: "the kernel that most suites run on, beside those that do not take it",
         kernel: Some(Kind::Debug),
-        share: minutes(13),
+        share: minutes(10),
     },
     SetUp {
-        about: "the kernel for what takes its time",
+        about: "what modules for Debian's own kernel are built against",
         kernel: Some(hmm_tests::UNHURRIED),
         share: minutes(3),
     },
@@ -134,7 +134,7 @@ const SUITES: &[Suite] = &[
         name: "kunit",
         about: "the helper crate in the kernel, against the real memory management",
         kernels: (&[Kind::Debug], &[Kind::Debug]),
-        share: Some(minutes(5)),
+        share: Some(minutes(4)),
         limits: (minutes(15), minutes(15)),
         filters: true,
         run: kunit::run,
@@ -155,7 +155,7 @@ const SUITES: &[Suite] = &[
         name: "gpu-selftests",
         about: "our kselftests of the GPU mirror: refused input, data, lifetimes, storms",
         kernels: (&[Kind::Debug], &[Kind::Debug]),
-        share: Some(minutes(5)),
+        share: Some(minutes(4)),
         limits: (minutes(25), minutes(60)),
         filters: true,
         run: gpu_selftests::run,
@@ -274,7 +274,11 @@ fn build_beside(
     full: bool,
 ) -> Option<JoinHandle<()>> {
     let takes = |suite: &&Suite| {
-        let kernels = if full { suite.kernels.1 } else { suite.kernels.0 };
+        let kernels = if full {
+            suite.kernels.1
+        } else {
+            suite.kernels.0
+        };
         kernels.contains(&Kind::Debug)
     };
     // Alone there is nothing to do meanwhile.
@@ -756,6 +760,7 @@ mod tests {
                 "host",
                 "loom",
                 "sanitizer",
+                "stock",
                 "kunit",
                 "hmm-tests",
                 "gpu-selftests",
@@ -843,7 +848,7 @@ mod tests {
         assert_eq!(row("set-up"), ["", "first, once", "4:00 min", "", ""]);
         assert_eq!(
             row("debug kernel"),
-            ["", "first, once", "13:00 min", "", ""]
+            ["", "first, once", "10:00 min", "", ""]
         );
         assert_eq!(row("host"), ["", "default", "4:00 min", "15:00 min", "yes"]);
         assert_eq!(
@@ -878,7 +883,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "there is no suite no-such; there are host, loom, sanitizer, kunit, hmm-tests, gpu-selftests, sample, storm, rdma, rdma-selftests, tree, matrix, fresh"
+            "there is no suite no-such; there are host, loom, sanitizer, stock, kunit, hmm-tests, gpu-selftests, sample, storm, rdma, rdma-selftests, tree, matrix, fresh"
         );
     }
 

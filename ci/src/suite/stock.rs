@@ -15,11 +15,9 @@ use crate::modules::Which;
 
 /// What a case may say of why it is none there, beside what it may say anywhere: the kernel has neither
 /// memory for device-coherent devices nor a way to make allocations fail.
-const LACKS: [&str; 4] = [
-    "no coherent devices",
-    "no failing allocations",
-    "no debugging of memory",
-    "no such device",
+const LACKS: [&str; 2] = [
+    "no coherent devices: loaded without spm_addr_dev0 and spm_addr_dev1",
+    "the kernel has no failslab (CONFIG_FAILSLAB, CONFIG_FAULT_INJECTION_DEBUG_FS)",
 ];
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
