@@ -44,11 +44,13 @@ mod tests {
     #[test]
     fn the_driver_is_told_of_what_the_kernel_leaves_alone() {
         let machine = machine(Machine {
-            kernel: "kernel".into(),
+            image: "kernel".into(),
+            modprobe: Vec::new(),
             cpus: 2,
             memory: 2048,
             append: vec!["quiet".into()],
             icount: false,
+            gdb: None,
         });
         assert_eq!(machine.memory, 4096);
         assert_eq!(machine.append, ["quiet", "memmap=512M$0x100000000"]);
@@ -70,11 +72,13 @@ mod tests {
     #[test]
     fn a_guest_with_more_memory_keeps_it() {
         let machine = machine(Machine {
-            kernel: "kernel".into(),
+            image: "kernel".into(),
+            modprobe: Vec::new(),
             cpus: 2,
             memory: 6144,
             append: Vec::new(),
             icount: false,
+            gdb: None,
         });
         assert_eq!(machine.memory, 6144);
     }

@@ -2,8 +2,6 @@
 
 //! How much room there is, and how much the cache takes.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
@@ -25,21 +23,6 @@ pub(crate) fn require(dir: &Path, needed: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a tree takes on disk.
-pub(crate) fn used(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => metadata.blocks() * 512 + used(&entry.path()),
-            Ok(metadata) => metadata.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,13 +34,5 @@ mod tests {
             .to_string();
         assert!(error.contains("a kernel needs 16.00 EiB"), "{error}");
         require(Path::new("/"), 0, "nothing").unwrap();
-    }
-
-    #[test]
-    fn used_counts_what_is_below() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("below")).unwrap();
-        fs::write(dir.path().join("below/file"), vec![1; 100_000]).unwrap();
-        assert!(used(dir.path()) >= 100_000);
     }
 }

@@ -162,7 +162,11 @@ fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Drivers)> {
         }
     };
     let machine = Machine {
-        cpus: if options.icount { 1 } else { options.smp.unwrap_or(2) },
+        cpus: if options.icount {
+            1
+        } else {
+            options.smp.unwrap_or(2)
+        },
         memory: options.mem,
         append: options
             .append

@@ -180,7 +180,12 @@ fn first_mounts() -> Result<PathBuf> {
     for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         fs::create_dir_all(dir)?;
     }
-    mount_fs("devpts", "devpts", "/dev/pts", Some("gid=5,mode=0620,ptmxmode=0666"))?;
+    mount_fs(
+        "devpts",
+        "devpts",
+        "/dev/pts",
+        Some("gid=5,mode=0620,ptmxmode=0666"),
+    )?;
     mount_fs("tmpfs", "tmpfs", "/dev/shm", None)?;
     // Not every kernel has these.
     for (kind, target) in [

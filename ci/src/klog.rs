@@ -29,8 +29,7 @@ static REPORT: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Lines that user space wrote, which the kernel's log carries too.
 static USER_SPACE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(\[[^\]]*\]\s*)*(virtme-ng-init|ci|udev|systemd\S*):")
-        .expect("the expression is constant")
+    Regex::new(r"^(\[[^\]]*\]\s*)*(ci|udev|systemd\S*):").expect("the expression is constant")
 });
 
 /// One report, as the log has it.
@@ -124,7 +123,7 @@ mod tests {
                    [    0.1] rcu: Hierarchical RCU implementation.\n\
                    [    0.2] kmemleak: Kernel memory leak detector disabled\n\
                    [    1.0] Warning: unable to open an initial console.\n\
-                   [    1.1] virtme-ng-init: WARNING: no dbus\n\
+                   [    1.1] ci: WARNING: no dbus\n\
                    [    1.2] ci: program ends with 0\n\
                    [    1.3] debug: Lock dependency validator: Copyright (c) 2006\n\
                    [    2.0] HMM test module loaded. This is only for testing HMM.\n";

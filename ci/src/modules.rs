@@ -184,7 +184,11 @@ pub(crate) fn module(paths: &Paths, options: &cli::Module) -> Result<i32> {
         .map(|path| path.display().to_string())
         .collect();
     let mut args: Vec<OsString> = vec!["-C".into(), kernel.build.clone().into()];
-    for (name, value) in [("M", &dir), ("MO", &output), ("MMU_NOTIFIER_HELPERS", &helpers)] {
+    for (name, value) in [
+        ("M", &dir),
+        ("MO", &output),
+        ("MMU_NOTIFIER_HELPERS", &helpers),
+    ] {
         let mut arg = OsString::from(name);
         arg.push("=");
         arg.push(value);
@@ -192,7 +196,13 @@ pub(crate) fn module(paths: &Paths, options: &cli::Module) -> Result<i32> {
     }
     args.push(format!("KBUILD_EXTRA_SYMBOLS={}", symbols.join(" ")).into());
     // The metadata of the helpers, for `use mmu_notifier_helpers::…`.
-    args.push(format!("KRUSTFLAGS=-L{0} --extern=mmu_notifier_helpers={0}/libmmu_notifier_helpers.rmeta", helpers.display()).into());
+    args.push(
+        format!(
+            "KRUSTFLAGS=-L{0} --extern=mmu_notifier_helpers={0}/libmmu_notifier_helpers.rmeta",
+            helpers.display()
+        )
+        .into(),
+    );
     args.extend(kernel.compiler.make_args().iter().map(OsString::from));
     args.push("modules".into());
     let log = paths.logs("module")?.join("build.log");

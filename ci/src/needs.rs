@@ -31,7 +31,9 @@ fn of(cli: &Cli) -> Vec<&'static str> {
     };
     let users = crate::kernel::is_users();
     match &cli.command {
-        None | Some(Command::Clean { .. } | Command::Needs { .. } | Command::Guest { .. }) => vec![],
+        None | Some(Command::Clean { .. } | Command::Needs { .. } | Command::Guest { .. }) => {
+            vec![]
+        }
         // A kernel of the user's may be of any compiler.
         Some(Command::Demo) => vec![],
         Some(Command::Exec(_) | Command::Shell(_) | Command::Module(_)) if users => vec![SUITES],

@@ -121,8 +121,13 @@ pub(crate) fn ours(paths: &Paths, tools: &Toolchain, kernel: &Kernel) -> Result<
     let mut files = existing(kernel, &[HELPERS_FILE])?;
     files.extend(existing(kernel, &MODULES)?);
     let modules = files.iter().map(keep).collect::<Result<_>>()?;
-    existing(kernel, &[KUNIT_FILE])?.iter().try_for_each(|file| keep(file).map(drop))?;
-    let mirror = existing(kernel, &[MIRROR_FILE])?.iter().map(keep).collect::<Result<_>>()?;
+    existing(kernel, &[KUNIT_FILE])?
+        .iter()
+        .try_for_each(|file| keep(file).map(drop))?;
+    let mirror = existing(kernel, &[MIRROR_FILE])?
+        .iter()
+        .map(keep)
+        .collect::<Result<_>>()?;
     let rdma = Rdma {
         modules,
         is_ours: true,

@@ -11,10 +11,10 @@ use anyhow::{bail, ensure, Context, Result};
 use duct::cmd;
 use indicatif::HumanBytes;
 
+use crate::disk;
 use crate::paths::Paths;
 use crate::progress::note;
 use crate::step::Step;
-use crate::disk;
 
 /// Where the series of kernels are that the crates build with, the newest first.
 pub(crate) const SERIES: &str = "kbuild/kernel_series";

@@ -31,7 +31,9 @@ impl Toolchain {
             duct::cmd("/usr/bin/rustc", args)
                 .env("PATH", &path)
                 .read()
-                .context("rustc does not run: start with ci/run, which makes the workshop that it is in")
+                .context(
+                    "rustc does not run: start with ci/run, which makes the workshop that it is in",
+                )
         };
         let verbose = rustc(&["-vV"])?;
         let version = verbose

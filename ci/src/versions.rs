@@ -14,8 +14,24 @@ use crate::source::Chosen;
 const STATUS: &str = "/var/lib/dpkg/status";
 /// What is worth a line; the others are counted.
 const NAMED: [&str; 18] = [
-    "rustc", "bindgen", "gcc-14", "clang-19", "make", "pahole", "qemu-system-x86", "virtiofsd",
-    "libibverbs1", "rdma-core", "perftest", "git", "perl", "python3", "shellcheck", "valgrind", "dkms", "gdb",
+    "rustc",
+    "bindgen",
+    "gcc-14",
+    "clang-19",
+    "make",
+    "pahole",
+    "qemu-system-x86",
+    "virtiofsd",
+    "libibverbs1",
+    "rdma-core",
+    "perftest",
+    "git",
+    "perl",
+    "python3",
+    "shellcheck",
+    "valgrind",
+    "dkms",
+    "gdb",
 ];
 
 /// `ci/run --version`.
@@ -57,9 +73,13 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_the_list() {
-        let status = "Package: a\nStatus: install ok installed\nVersion: 1:2-3\nDepends: Version: 9\n\n\
+        let status =
+            "Package: a\nStatus: install ok installed\nVersion: 1:2-3\nDepends: Version: 9\n\n\
                       Package: b\nVersion: 4\n";
         let found = packages(status);
-        assert_eq!(found, [("a".into(), "1:2-3".into()), ("b".into(), "4".into())]);
+        assert_eq!(
+            found,
+            [("a".into(), "1:2-3".into()), ("b".into(), "4".into())]
+        );
     }
 }

@@ -303,7 +303,9 @@ impl Qemu {
             .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
             // Servers of files and of devices see the guest's memory.
             .args(["-M", "q35,memory-backend=ram", "-object"])
-            .arg(format!("memory-backend-memfd,id=ram,size={memory},share=on"))
+            .arg(format!(
+                "memory-backend-memfd,id=ram,size={memory},share=on"
+            ))
             .args(["-device", "virtio-rng-pci"])
             .args(["-device", "virtio-serial-pci,id=ports,max_ports=8"])
             .args(["-chardev", &format!("file,id=log,path={}", log.display())])
@@ -386,10 +388,11 @@ impl Qemu {
         self.command
             .fd_mappings(self.files)
             .context("the numbers of two files collide")?;
-        self.command
-            .stdin(stdin)
-            .stderr(words()?)
-            .stdout(if group { Stdio::null() } else { Stdio::inherit() });
+        self.command.stdin(stdin).stderr(words()?).stdout(if group {
+            Stdio::null()
+        } else {
+            Stdio::inherit()
+        });
         if group {
             self.command.process_group(leader.number());
         }

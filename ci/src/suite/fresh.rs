@@ -64,7 +64,8 @@ const AS_ROOT: [&str; 5] = ["su", "-l", "root", "-c", "project/ci/run demo"];
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     ensure!(
-        geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_all(&map)),
+        geteuid().is_root()
+            && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_all(&map)),
         "the suite makes systems with users of their own: run it as root"
     );
     let top = context.paths.dir("fresh")?;
@@ -83,7 +84,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
         let made = make(context, release, &system, &clone);
         let name = format!("{release}: the demo, as a user without rights");
         let is_made = made.is_ok();
-        let outcome = made.and_then(|()| demo(context, &name, &system, AS_ROOT_OF_ITS_OWN, &AS_USER));
+        let outcome =
+            made.and_then(|()| demo(context, &name, &system, AS_ROOT_OF_ITS_OWN, &AS_USER));
         context.outcome_of(&name, outcome);
         keep_logs(context, release, &system);
         // The same for root, and for a user, where no namespace can be made.
@@ -92,7 +94,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
             let name = format!("{release}: a user where no namespace can be made is told so");
             let refused = refused(context, &name, &system);
             context.outcome_of(&name, refused);
-            let name = format!("{release}: the demo, as root where no namespace of users can be made");
+            let name =
+                format!("{release}: the demo, as root where no namespace of users can be made");
             let outcome = demo(context, &name, &system, AS_CHANGED_ROOT, &AS_ROOT);
             context.outcome_of(&name, outcome);
         }
@@ -155,8 +158,12 @@ fn demo(
     let path = system.to_str().context("the cache's path is not UTF-8")?;
     let mut all = vec!["sh", "-c", enter, "sh", path];
     all.extend(command);
-    let log = context.logs.join(format!("{}.log", paths::tag(Path::new(name))));
-    Step::new(name, &log).by(deadline).run(contained(deadline, &all))?;
+    let log = context
+        .logs
+        .join(format!("{}.log", paths::tag(Path::new(name))));
+    Step::new(name, &log)
+        .by(deadline)
+        .run(contained(deadline, &all))?;
     let said = fs::read_to_string(&log)?;
     for wanted in ["verdict: good", "the kernel's log confirms it: no report"] {
         ensure!(said.contains(wanted), "the demo did not say \"{wanted}\"");
@@ -171,8 +178,12 @@ fn refused(context: &Context<'_>, name: &str, system: &Path) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     let mut all = vec!["sh", "-c", AS_CHANGED_ROOT, "sh", path];
     all.extend(AS_USER);
-    let log = context.logs.join(format!("{}.log", paths::tag(Path::new(name))));
-    let outcome = Step::new(name, &log).by(deadline).run(contained(deadline, &all));
+    let log = context
+        .logs
+        .join(format!("{}.log", paths::tag(Path::new(name))));
+    let outcome = Step::new(name, &log)
+        .by(deadline)
+        .run(contained(deadline, &all));
     ensure!(outcome.is_err(), "it was not refused");
     let said = fs::read_to_string(&log)?;
     ensure!(
@@ -223,7 +234,13 @@ fn contained(deadline: Instant, args: &[&str]) -> Expression {
         "--mount-proc",
     ]);
     all.extend(args);
-    cmd("/usr/bin/env", ["-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"].iter().copied().chain(all))
+    cmd(
+        "/usr/bin/env",
+        ["-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
+            .iter()
+            .copied()
+            .chain(all),
+    )
 }
 
 /// Removes a tree that root wrote. Nothing is mounted in it: what was, ended with its namespace.
