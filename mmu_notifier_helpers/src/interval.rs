@@ -35,7 +35,7 @@ use crate::{
 };
 use core::ops::Deref;
 use kernel::{
-    alloc::flags::{__GFP_NOWARN, GFP_NOWAIT},
+    alloc::flags::{GFP_NOWAIT, __GFP_NOWARN},
     bindings,
     error::to_result,
     mm::{Mm, MmWithUser},
