@@ -46,7 +46,8 @@ mod tests {
     ) -> Result<Migrated> {
         let mut room = Room::new(MOST_PAGES, GFP_KERNEL)?;
         let mut buffer = Buffer::new(MOST_PAGES, GFP_KERNEL)?;
-        let publish = Some((&mut buffer, &mut ()));
+        let mut reserve = ();
+        let publish = Some((&mut buffer, &mut reserve));
         space.migrate(mm, range, Select::System, moving, &mut room, publish)
     }
 
