@@ -175,7 +175,11 @@ fn first_mounts() -> Result<PathBuf> {
         ("devtmpfs", "/dev", None),
         ("tmpfs", "/run", Some("mode=0755")),
     ] {
-        mount_fs(kind, kind, target, options)?;
+        // The kernel may have mounted its devices by itself.
+        match mount_fs(kind, kind, target, options) {
+            Err(error) if error.downcast_ref() == Some(&Errno::EBUSY) => {}
+            other => other?,
+        }
     }
     for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         fs::create_dir_all(dir)?;
