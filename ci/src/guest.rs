@@ -143,7 +143,7 @@ pub(crate) enum Event {
 /// the guest down.
 pub(crate) fn init() -> Result<()> {
     let done = first_mounts().and_then(|orders| {
-        let agent = Command::new("/proc/self/exe")
+        let agent = Command::new(std::env::current_exe()?)
             .arg("guest")
             .arg(orders)
             .env("PATH", PATH)

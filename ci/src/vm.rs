@@ -336,7 +336,9 @@ impl Qemu {
         server
             .args(["--fd", "3", "--shared-dir"])
             .arg(dir)
-            .args(["--sandbox", "none", "--cache", "auto", "--readonly"])
+            // With another policy the guest drops a file's pages whenever it is opened again, and on
+            // the debug kernel libraries lost what their relocation had written.
+            .args(["--sandbox", "none", "--cache", "always", "--readonly"])
             // What is mounted below a directory is a part of it to the guest's overlay.
             .args(["--no-announce-submounts", "--log-level", "error"])
             .stdin(Stdio::null())
