@@ -147,7 +147,7 @@ const SUITES: &[Suite] = &[
             &[Kind::Debug, hmm_tests::UNHURRIED],
             &[Kind::Debug, hmm_tests::UNHURRIED, Kind::Release],
         ),
-        share: Some(minutes(6)),
+        share: None,
         limits: (minutes(20), minutes(90)),
         filters: true,
         run: hmm_tests::suite,
@@ -762,8 +762,7 @@ mod tests {
                 "loom",
                 "sanitizer",
                 "stock",
-                "kunit",
-                "hmm-tests"
+                "kunit"
             ]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
