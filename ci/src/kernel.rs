@@ -14,7 +14,7 @@ use crate::paths::{self, Paths};
 use crate::progress::{note, Progress};
 use crate::source::Chosen;
 use crate::step::Step;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{set, Toolchain};
 use crate::tree::Tree;
 use crate::{config, disk};
 
@@ -319,13 +319,11 @@ fn is_built(kernel: &Kernel) -> bool {
 
 /// The arguments that every make in this build tree has.
 pub(crate) fn make_args(kernel: &Kernel, targets: &[&str]) -> Vec<OsString> {
-    let mut output = OsString::from("O=");
-    output.push(&kernel.build);
     let mut args = vec![
         "-C".into(),
         kernel.source.clone().into(),
         "LLVM=1".into(),
-        output,
+        set("O", &kernel.build),
     ];
     args.extend(targets.iter().map(OsString::from));
     args

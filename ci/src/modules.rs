@@ -13,7 +13,7 @@ use crate::guest::Driver;
 use crate::kernel::{self, Kernel};
 use crate::paths::{self, Paths};
 use crate::step::Step;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{set, Toolchain};
 use crate::tree::{self, Tree};
 use crate::{cli, rdma};
 
@@ -53,12 +53,6 @@ pub(crate) fn make_args(
     output: &Path,
     more: &[&str],
 ) -> Vec<OsString> {
-    let set = |name: &str, value: &Path| {
-        let mut arg = OsString::from(name);
-        arg.push("=");
-        arg.push(value);
-        arg
-    };
     let mut args = vec!["-C".into(), paths.checkout.join("kbuild").into()];
     args.extend([set("KDIR", &kernel.build), set("MO", output)]);
     args.extend(kernel.compiler.make_args().iter().map(OsString::from));
@@ -184,16 +178,7 @@ pub(crate) fn module(paths: &Paths, options: &cli::Module) -> Result<i32> {
         .map(|path| path.display().to_string())
         .collect();
     let mut args: Vec<OsString> = vec!["-C".into(), kernel.build.clone().into()];
-    for (name, value) in [
-        ("M", &dir),
-        ("MO", &output),
-        ("MMU_NOTIFIER_HELPERS", &helpers),
-    ] {
-        let mut arg = OsString::from(name);
-        arg.push("=");
-        arg.push(value);
-        args.push(arg);
-    }
+    args.extend([set("M", &dir), set("MO", &output)]);
     args.push(format!("KBUILD_EXTRA_SYMBOLS={}", symbols.join(" ")).into());
     // The metadata of the helpers, for `use mmu_notifier_helpers::…`.
     args.push(

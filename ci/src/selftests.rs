@@ -15,7 +15,7 @@ use duct::{cmd, Expression};
 use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::step::Step;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{set, Toolchain};
 use crate::tree;
 
 /// Where Debian's rdma-core has the tests of its bindings for Python.
@@ -187,14 +187,6 @@ fn make(args: Vec<OsString>) -> Expression {
     cmd("make", args)
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
-}
-
-/// A variable on make's command line.
-fn set(name: &str, value: &Path) -> OsString {
-    let mut arg = OsString::from(name);
-    arg.push("=");
-    arg.push(value);
-    arg
 }
 
 /// The kernel's headers where the selftests look for them.

@@ -13,6 +13,14 @@ use crate::paths::Paths;
 /// The LLVM that is used, as Debian numbers it.
 const LLVM: &str = "/usr/lib/llvm-19";
 
+/// Returns a variable on make's command line.
+pub(crate) fn set(name: &str, value: &Path) -> OsString {
+    let mut arg = OsString::from(name);
+    arg.push("=");
+    arg.push(value);
+    arg
+}
+
 /// The tools, checked to fit together.
 #[derive(Clone, Debug)]
 pub(crate) struct Toolchain {

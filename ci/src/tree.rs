@@ -19,7 +19,7 @@ use crate::kernel::{self, Kernel};
 use crate::paths::Paths;
 use crate::source::Chosen;
 use crate::step::Step;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{set, Toolchain};
 
 /// The file in a build tree that says that the copy of another was finished.
 const WHOLE: &str = ".ci-copied";
@@ -40,7 +40,7 @@ pub(crate) struct Tree {
     pub(crate) path: PathBuf,
     /// What stands for all that modules are built from.
     pub(crate) content: String,
-    /// What stands for all that is in it.
+    /// What stands for all that a kernel is built from.
     pub(crate) own: String,
     _lock: Flock<File>,
 }
@@ -280,25 +280,19 @@ mount --bind "$copy" "$at" && exec make "$@""#;
                 fs::remove_dir_all(old)?;
             }
         }
-        let to = |name: &str, path: &Path| -> OsString {
-            let mut arg = OsString::from(name);
-            arg.push("=");
-            arg.push(path);
-            arg
-        };
         self.make(kernel, "headers", &["headers"])?;
         let args = [
             "-C".into(),
             kernel.source.join("tools/testing/selftests").into(),
-            to("O", &kernel.build),
+            set("O", &kernel.build),
             "TARGETS=gpu_mirror_rs mmu_notifier_helpers rdma_odp_rs".into(),
-            to("INSTALL_PATH", &tests),
+            set("INSTALL_PATH", &tests),
             "install".into(),
         ];
         let log = self.log(&kernel.name, "kselftest");
         self.run("installing the kselftests", &log, &args)?;
         let mut args = kernel::make_args(kernel, &["modules_install"]);
-        args.push(to("INSTALL_MOD_PATH", &modules));
+        args.push(set("INSTALL_MOD_PATH", &modules));
         let log = self.log(&kernel.name, "modules");
         self.run("installing the modules", &log, &args)?;
         Ok((tests, modules))

@@ -11,6 +11,7 @@ use super::harness::{self, Program};
 use super::{leaks, refuse_skips, Boots, Context};
 use crate::coherent;
 use crate::exec;
+use crate::guest::Driver;
 use crate::kernel::Kind;
 use crate::modules::Which;
 
@@ -28,19 +29,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<()> {
     context.require(known)?;
     let rust = coherent::driver(context.driver(&kernel, Which::Rust)?);
     let machine = coherent::machine(exec::plain(&kernel));
-    // One of the programs removes the modules and loads them again.
-    let mut modules = OsString::from("GPU_MIRROR_MODULES=");
-    modules.extend(
-        rust.modules
-            .iter()
-            .find_map(|module| module.parent())
-            .map(Path::as_os_str),
-    );
-    let rust_command = |programs: &[Program]| {
-        let mut words = vec!["env".into(), modules.clone()];
-        words.extend(command(programs));
-        words
-    };
+    let rust_command = |programs: &[Program]| command_on(&rust, programs);
     let picked = harness::pick(&context.filter, "", &programs);
     if !picked.is_empty() {
         let name = format!("rust-{}", kernel.name);
@@ -107,7 +96,21 @@ fn is_deadly(program: &Path) -> bool {
         .any(|theme| name.contains(theme))
 }
 
-pub(super) fn command(programs: &[Program]) -> Vec<OsString> {
+/// Returns what runs the programs on our driver: one of them removes its modules and loads them again.
+pub(super) fn command_on(rust: &Driver, programs: &[Program]) -> Vec<OsString> {
+    let mut modules = OsString::from("GPU_MIRROR_MODULES=");
+    modules.extend(
+        rust.modules
+            .iter()
+            .find_map(|module| module.parent())
+            .map(Path::as_os_str),
+    );
+    let mut words = vec!["env".into(), modules];
+    words.extend(command(programs));
+    words
+}
+
+fn command(programs: &[Program]) -> Vec<OsString> {
     let mut command: Vec<OsString> = ["sh", "-c", harness::SCRIPT, "sh"].map(Into::into).into();
     command.extend(harness::words(programs));
     command

@@ -17,6 +17,7 @@ use crate::kernel::{Kernel, Kind};
 use crate::modules::Which;
 use crate::progress::note;
 use crate::report::{Case, Verdict};
+use crate::toolchain::set;
 use crate::vm::Machine;
 
 /// KUnit is off unless it is asked for, and the kernel has suites of its own.
@@ -211,11 +212,6 @@ fn misuse(
     let output = context
         .paths
         .mo_dir(Path::new("misuse").join(&kernel.slot))?;
-    let set = |name: &str, path: &Path| {
-        let mut arg = OsString::from(name);
-        arg.push(path);
-        arg
-    };
     // Nothing is taken from a build before this one.
     fs::remove_dir_all(&output)?;
     fs::create_dir(&output)?;
@@ -224,9 +220,9 @@ fn misuse(
         "-Otarget".into(),
         "-C".into(),
         kernel.build.clone().into(),
-        set("M=", &dir),
-        set("MO=", &output),
-        set("RMETA=", metadata),
+        set("M", &dir),
+        set("MO", &output),
+        set("RMETA", metadata),
         "LLVM=1".into(),
     ];
     let said = context

@@ -15,6 +15,7 @@ use crate::ktap::Stream;
 use crate::report::{Case, Verdict};
 use crate::source::{self, Source};
 use crate::step::Step;
+use crate::toolchain::set;
 use crate::tree::{self, Variants};
 
 /// What `kbuild/install` leaves in a tree that it has been in.
@@ -194,9 +195,9 @@ fn out_of_tree(context: &mut Context<'_>, base: &Kernel) -> Result<()> {
         let args: Vec<OsString> = vec![
             "-C".into(),
             context.paths.checkout.join("kbuild").into(),
-            argument("KDIR=", &base.build),
-            argument("MO=", &output),
-            argument("INSTALL_MOD_PATH=", &root),
+            set("KDIR", &base.build),
+            set("MO", &output),
+            set("INSTALL_MOD_PATH", &root),
             target.into(),
         ];
         let log = context.logs.join(format!("out-of-tree-{target}.log"));
@@ -562,8 +563,8 @@ fn version(context: &mut Context<'_>, other: &Source) -> Result<()> {
     let args: Vec<OsString> = vec![
         "-C".into(),
         paths.checkout.join("kbuild").into(),
-        argument("KDIR=", &build),
-        argument("MO=", &output),
+        set("KDIR", &build),
+        set("MO", &output),
         // Nothing is linked there, so nothing is known of its symbols.
         "KBUILD_MODPOST_WARN=1".into(),
     ];
@@ -599,7 +600,7 @@ fn prepare(context: &Context<'_>, other: &Source, log: &Path) -> Result<PathBuf>
         .dir(Path::new("versions").join("build").join(&other.version))?;
     for targets in [&["allnoconfig"][..], &["prepare", "modules_prepare"]] {
         let mut args: Vec<OsString> = vec!["-C".into(), other.tree.clone().into(), "LLVM=1".into()];
-        args.push(argument("O=", &build));
+        args.push(set("O", &build));
         args.extend(targets.iter().map(OsString::from));
         Step::new(format!("{}: {}", other.version, targets.join(" ")), log)
             .run(context.tools.make(&args).env("KCONFIG_ALLCONFIG", &all))?;
@@ -611,12 +612,6 @@ fn prepare(context: &Context<'_>, other: &Source, log: &Path) -> Result<PathBuf>
 fn is_supported(context: &Context<'_>, version: &str) -> Result<bool> {
     let series = fs::read_to_string(context.paths.checkout.join(source::SERIES))?;
     Ok(source::is_supported(&series, version))
-}
-
-fn argument(name: &str, path: &Path) -> OsString {
-    let mut argument = OsString::from(name);
-    argument.push(path);
-    argument
 }
 
 impl Context<'_> {

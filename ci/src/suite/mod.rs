@@ -757,13 +757,7 @@ mod tests {
     fn long_suites_run_when_asked_for() {
         assert_eq!(
             names(choose(&options(&[], false)).unwrap()),
-            [
-                "host",
-                "loom",
-                "sanitizer",
-                "stock",
-                "kunit"
-            ]
+            ["host", "loom", "sanitizer", "stock", "kunit"]
         );
         assert!(names(choose(&options(&[], true)).unwrap()).contains(&"fresh"));
         assert_eq!(
@@ -847,13 +841,7 @@ mod tests {
         assert_eq!(row("host"), ["", "default", "4:00 min", "15:00 min", "yes"]);
         assert_eq!(
             row("storm"),
-            [
-                "debug; --full: release",
-                "--full",
-                "",
-                "20:00 min",
-                "no"
-            ]
+            ["debug; --full: release", "--full", "", "20:00 min", "no"]
         );
         assert_eq!(row("matrix"), ["release", "--full", "", "150:00 min", "no"]);
         assert!(SUITES.iter().all(|suite| !row(suite.name).is_empty()));

@@ -3,9 +3,6 @@
 //! Debian's own kernel, as it is: our kselftests of the mirror and the clients of RDMA that others wrote,
 //! with what its configuration lacks listed as skipped. With `--full` the kernel with `PREEMPT_RT` too.
 
-use std::ffi::OsString;
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::{gpu_selftests, harness, rdma, refuse_skips, Context};
@@ -36,17 +33,8 @@ fn mirror(context: &mut Context<'_>) -> Result<()> {
     paths.retain(|path| !gpu_selftests::is_long(path));
     let programs = harness::programs(&context.filter, paths)?;
     let driver = context.driver(&kernel, Which::Rust)?;
-    let mut modules = OsString::from("GPU_MIRROR_MODULES=");
-    modules.extend(
-        driver
-            .modules
-            .iter()
-            .find_map(|module| module.parent())
-            .map(Path::as_os_str),
-    );
-    let mut words = vec!["env".into(), modules];
-    words.extend(gpu_selftests::command(&programs));
-    let boots = context.boot("mirror", &exec::plain(&kernel), driver, words)?;
+    let command = gpu_selftests::command_on(&driver, &programs);
+    let boots = context.boot("mirror", &exec::plain(&kernel), driver, command)?;
     let before = context.cases.len();
     context.judge("", &boots);
     let may: Vec<&str> = [&gpu_selftests::MAY_SKIP[..], &LACKS].concat();
