@@ -314,7 +314,8 @@ fn build_id(note: &[u8]) -> Option<String> {
     let id = note
         .get(12 + name..)?
         .get(..usize::try_from(length(4)?).ok()?)?;
-    Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+    let digits: Vec<_> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(digits.concat())
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ fn read(log: &Path) -> String {
 }
 
 fn indented(lines: &[&str]) -> String {
-    lines.iter().map(|line| format!("    {line}\n")).collect()
+    let indented = |line: &&str| format!("    {line}\n");
+    lines.iter().map(indented).collect::<Vec<_>>().concat()
 }
 
 fn last_lines(text: &str) -> Vec<&str> {
@@ -191,7 +192,8 @@ mod tests {
 
     #[test]
     fn quotes_the_end_when_no_line_is_an_error() {
-        let text: String = (0..20).map(|n| format!("line {n}\n")).collect();
+        let text = (0..20).map(|n| format!("line {n}\n"));
+        let text = text.collect::<Vec<_>>().concat();
         assert_eq!(first_errors(&text).last(), Some(&"line 19"));
         assert_eq!(first_errors(&text).len(), QUOTED);
     }
