@@ -181,6 +181,8 @@ fn machine(paths: &Paths, options: &Options) -> Result<(Machine, Drivers)> {
     if let Some(port) = options.gdb {
         gdb::say_how(paths, &kernel, port)?;
     }
+    // Its helpers come with the RDMA modules; there is no mirror for that kernel.
+    let driver = driver.filter(|_| options.kernel != Kind::StockRt);
     let (machine, driver) = match (options.coherent, driver) {
         (true, Some(driver)) => (coherent::machine(machine), Some(coherent::driver(driver))),
         (_, driver) => (machine, driver),

@@ -283,7 +283,7 @@ fn build_beside(
         kernels.contains(&Kind::Debug)
     };
     // Alone there is nothing to do meanwhile.
-    if suites.len() < 2 || !suites.iter().any(|suite| takes(suite)) || kernel::is_users() {
+    if suites.len() < 2 || !suites.iter().any(takes) || kernel::is_users() {
         return None;
     }
     let (paths, tools) = (paths.clone(), tools.clone());
