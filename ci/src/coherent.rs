@@ -45,6 +45,7 @@ mod tests {
     fn the_driver_is_told_of_what_the_kernel_leaves_alone() {
         let machine = machine(Machine {
             image: "kernel".into(),
+            early: Vec::new(),
             modprobe: Vec::new(),
             cpus: 2,
             memory: 2048,
@@ -73,6 +74,7 @@ mod tests {
     fn a_guest_with_more_memory_keeps_it() {
         let machine = machine(Machine {
             image: "kernel".into(),
+            early: Vec::new(),
             modprobe: Vec::new(),
             cpus: 2,
             memory: 6144,

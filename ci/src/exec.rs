@@ -221,6 +221,7 @@ impl From<Rdma> for Drivers {
 pub(crate) fn plain(kernel: &Kernel) -> Machine {
     Machine {
         image: kernel.image.clone(),
+        early: kernel.early.clone(),
         modprobe: kernel.modprobe(),
         cpus: 2,
         memory: 2048,
@@ -234,6 +235,7 @@ pub(crate) fn plain(kernel: &Kernel) -> Machine {
 pub(crate) fn spec(drivers: Drivers, command: Vec<OsString>) -> Result<Spec> {
     let Drivers { driver, rdma } = drivers;
     Ok(Spec {
+        early: Vec::new(),
         modprobe: Vec::new(),
         more: Vec::new(),
         root: Root::Workshop,

@@ -45,6 +45,15 @@ const PORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The tags of the directories that the guest is given.
 pub(crate) const WORKSHOP_TAG: &str = "workshop";
 pub(crate) const HOST_TAG: &str = "host";
+/// The tag of a first root, by virtiofs.
+pub(crate) const EARLY_TAG: &str = "early";
+/// The options of 9p: nobody writes to these files, so what was read stays right.
+pub(crate) const NINE_P: &str = "trans=virtio,version=9p2000.L,cache=loose,msize=524288,access=any";
+/// The flag of the kernel's for a module in a compressed file.
+const COMPRESSED: u32 = 4;
+/// The copy of this program that runs, and the root of the workshop when the first root was another.
+const AGENT: &str = "/run/ci-agent";
+const SECOND_ROOT: &str = "/run/ci-root";
 /// What comes before the file with the orders, on the kernel's command line.
 pub(crate) const ORDERS: &str = "ci.orders=";
 /// The terminal of a program that has one.
@@ -87,6 +96,8 @@ pub(crate) enum Root {
 /// What the guest is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
+    /// The files of modules without which there is no 9p.
+    pub(crate) early: Vec<PathBuf>,
     /// Modules of the kernel's own that are loaded first, by their names.
     pub(crate) modprobe: Vec<String>,
     /// Modules of others that are loaded last, by their files.
@@ -143,7 +154,9 @@ pub(crate) enum Event {
 /// the guest down.
 pub(crate) fn init() -> Result<()> {
     let done = first_mounts().and_then(|orders| {
-        let agent = Command::new(std::env::current_exe()?)
+        // In memory, where no page of it can be dropped and be read again.
+        fs::copy("/proc/self/exe", AGENT).context("cannot copy the agent")?;
+        let agent = Command::new(AGENT)
             .arg("guest")
             .arg(orders)
             .env("PATH", PATH)
@@ -290,7 +303,47 @@ fn port(name: &str) -> Result<File> {
     }
 }
 
+/// Goes from the first root to the workshop by 9p, if the first root is another.
+fn second_root(modules: &[PathBuf]) -> Result<()> {
+    if modules.is_empty() {
+        return Ok(());
+    }
+    for path in modules {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let flags = ModuleInitFlags::from_bits_retain(COMPRESSED);
+        match finit_module(&file, c"", flags) {
+            // Two modules may stand on one.
+            Err(Errno::EEXIST) => {}
+            other => other.with_context(|| format!("cannot load {}", path.display()))?,
+        }
+    }
+    fs::create_dir(SECOND_ROOT)?;
+    mount_fs(WORKSHOP_TAG, "9p", SECOND_ROOT, Some(NINE_P))?;
+    bind_kernels(SECOND_ROOT)?;
+    std::os::unix::fs::chroot(SECOND_ROOT).context("cannot enter the workshop")?;
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
+/// Binds what is the kernel's below another root.
+fn bind_kernels(root: &str) -> Result<()> {
+    for dir in ["proc", "sys", "dev", "run"] {
+        let target = format!("{root}/{dir}");
+        let none: Option<&str> = None;
+        mount(
+            Some(&*format!("/{dir}")),
+            &*target,
+            none,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            none,
+        )
+        .with_context(|| format!("cannot bind {target}"))?;
+    }
+    Ok(())
+}
+
 fn prepare(spec: &Spec) -> Result<Inside> {
+    second_root(&spec.early)?;
     if !spec.modprobe.is_empty() {
         let mut modprobe = Command::new("modprobe");
         modprobe.arg("-a").args(&spec.modprobe);
@@ -358,26 +411,17 @@ fn copy_on_write(whose: Root) -> Result<Inside> {
         Root::Host => {
             let lower = format!("{OVERLAY}/host");
             fs::create_dir(&lower)?;
-            mount_fs(HOST_TAG, "virtiofs", &lower, None)?;
+            mount_fs(HOST_TAG, "9p", &lower, Some(NINE_P))?;
             lower
         }
     };
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work},xino=off");
     mount_fs("ci", "overlay", &root, Some(&options))?;
+    // A container's root may lack one.
     for dir in ["proc", "sys", "dev", "run"] {
-        let target = format!("{root}/{dir}");
-        let none: Option<&str> = None;
-        // A container's root may lack one.
-        fs::create_dir_all(&target)?;
-        mount(
-            Some(&*format!("/{dir}")),
-            &*target,
-            none,
-            MsFlags::MS_BIND | MsFlags::MS_REC,
-            none,
-        )
-        .with_context(|| format!("cannot bind {target}"))?;
+        fs::create_dir_all(format!("{root}/{dir}"))?;
     }
+    bind_kernels(&root)?;
     Ok(Inside {
         ours: File::open("/")?,
         theirs: root,

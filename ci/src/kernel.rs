@@ -105,6 +105,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// The directory of its modules, where it is a package's.
     pub(crate) packaged: Option<PathBuf>,
+    /// The files of its modules without which a guest has no 9p.
+    pub(crate) early: Vec<PathBuf>,
     /// Who built it.
     pub(crate) compiler: Compiler,
     /// Where in the cache what belongs to this build goes, below `modules`.
@@ -177,7 +179,8 @@ fn users(dir: &Path, tools: &Toolchain) -> Result<Kernel> {
             "CONFIG_MODULE_UNLOAD",
             "the runner needs it to tell drivers apart",
         ),
-        ("CONFIG_VIRTIO_FS", "the guest's root is on virtiofs"),
+        ("CONFIG_9P_FS", "the guest's root is on 9p"),
+        ("CONFIG_NET_9P_VIRTIO", "the guest's root is on 9p"),
         ("CONFIG_VIRTIO_PCI", "the guest's devices are virtio's"),
         ("CONFIG_VIRTIO_CONSOLE", "the guest talks by its ports"),
         ("CONFIG_OVERLAY_FS", "what the guest writes goes there"),
@@ -217,6 +220,7 @@ fn users(dir: &Path, tools: &Toolchain) -> Result<Kernel> {
         source,
         image,
         packaged: None,
+        early: Vec::new(),
         compiler,
         programs: slot.clone(),
         slot,
@@ -265,12 +269,28 @@ fn stock(paths: &Paths, kind: Kind) -> Result<Kernel> {
         source: tree.path.clone(),
         image,
         packaged: Some(packaged.join("kernel")),
+        early: early(&release)?,
         compiler: Compiler::Gcc,
         slot: programs.join(kind.name()),
         programs,
         name: kind.name().into(),
         state: format!("{release} {}", tree.own),
     })
+}
+
+/// The modules of Debian's kernel that 9p takes, in the order to load them in.
+fn early(release: &str) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for name in ["9pnet_virtio", "9p"] {
+        let said = cmd!("modprobe", "-S", release, "--show-depends", name).read()?;
+        let named = said.lines().filter_map(|line| line.strip_prefix("insmod "));
+        for file in named.map(|file| PathBuf::from(file.trim())) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn ours(paths: &Paths, tools: &Toolchain, kind: Kind) -> Result<Kernel> {
@@ -294,6 +314,7 @@ fn ours(paths: &Paths, tools: &Toolchain, kind: Kind) -> Result<Kernel> {
         image: build.join(IMAGE),
         source: tree.path.clone(),
         packaged: None,
+        early: Vec::new(),
         compiler: Compiler::Llvm,
         slot,
         programs,
@@ -426,6 +447,7 @@ mod tests {
             source: PathBuf::new(),
             image: PathBuf::new(),
             packaged: packaged.map(PathBuf::from),
+            early: Vec::new(),
             compiler: Compiler::Gcc,
             slot: PathBuf::new(),
             programs: PathBuf::new(),

@@ -348,6 +348,7 @@ mod tests {
             source: PathBuf::new(),
             image: PathBuf::new(),
             packaged: None,
+            early: Vec::new(),
             compiler: Compiler::Llvm,
             slot: PathBuf::new(),
             programs: PathBuf::new(),

@@ -2,8 +2,12 @@
 
 //! Boots a kernel in QEMU and waits for what the guest says.
 //!
-//! The guest's root is the workshop, by virtiofs, so that no kernel needs an initramfs; the program may
-//! have the host's files in its place. Nothing of either can be written.
+//! The guest's root is the workshop, by 9p; the program may have the host's files in its place. Nothing of
+//! either can be written. A kernel whose 9p is a module finds it on a root by virtiofs, which it has
+//! built in, so that none needs an initramfs.
+//!
+//! Virtiofs is for no more than that: its server writes into the guest's memory behind QEMU's back. Where
+//! QEMU translates, what it has translated of a page's old contents then runs in place of the new ones.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -45,6 +49,8 @@ const FIRST_FD: i32 = 10;
 pub(crate) struct Machine {
     /// The kernel's image.
     pub(crate) image: PathBuf,
+    /// The files of modules without which the guest cannot have its root.
+    pub(crate) early: Vec<PathBuf>,
     /// The modules of the kernel's own that the guest needs before anything else, by their names.
     pub(crate) modprobe: Vec<String>,
     /// How many CPUs.
@@ -184,6 +190,7 @@ impl Boot<'_> {
     fn orders(&self) -> Result<PathBuf> {
         let path = self.logs.join("guest.json");
         let spec = Spec {
+            early: self.machine.early.clone(),
             modprobe: self.machine.modprobe.clone(),
             ..self.spec.clone()
         };
@@ -198,8 +205,6 @@ impl Boot<'_> {
         let orders = self.orders()?;
         let mut words = vec![
             "console=ttyS0".to_owned(),
-            format!("root={}", guest::WORKSHOP_TAG),
-            "rootfstype=virtiofs".into(),
             "ro".into(),
             format!("init={}", program.display()),
             format!("{}{}", guest::ORDERS, orders.display()),
@@ -212,6 +217,14 @@ impl Boot<'_> {
             "no5lvl".into(),
             "panic=-1".into(),
         ];
+        words.push(match self.machine.early.is_empty() {
+            true => format!(
+                "root={} rootfstype=9p rootflags={}",
+                guest::WORKSHOP_TAG,
+                guest::NINE_P
+            ),
+            false => format!("root={} rootfstype=virtiofs", guest::EARLY_TAG),
+        });
         if self.machine.gdb.is_some() {
             words.push("nokaslr".into());
         }
@@ -301,7 +314,7 @@ impl Qemu {
             .args(["-display", "none"])
             .args(["-accel", accelerator, "-cpu", cpu])
             .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
-            // Servers of files and of devices see the guest's memory.
+            // A server of files sees the guest's memory.
             .args(["-M", "q35,memory-backend=ram", "-object"])
             .arg(format!(
                 "memory-backend-memfd,id=ram,size={memory},share=on"
@@ -320,15 +333,27 @@ impl Qemu {
             this.command.args(["-S", "-gdb"]);
             this.command.arg(format!("tcp:127.0.0.1:{port}"));
         }
-        this.share(guest::WORKSHOP_TAG, Path::new("/"))?;
+        this.share(guest::WORKSHOP_TAG, "/");
         if boot.spec.root == Root::Host {
-            this.share(guest::HOST_TAG, Path::new(paths::HOST))?;
+            this.share(guest::HOST_TAG, paths::HOST);
+        }
+        if !machine.early.is_empty() {
+            this.serve(guest::EARLY_TAG, Path::new("/"))?;
         }
         Ok(this)
     }
 
-    /// Gives the guest a directory, which it cannot write to.
-    fn share(&mut self, tag: &str, dir: &Path) -> Result<()> {
+    /// Gives the guest a directory by 9p, which it cannot write to.
+    fn share(&mut self, tag: &str, dir: &str) {
+        let files = format!(
+            "local,id=files-{tag},path={dir},security_model=none,readonly=on,multidevs=remap"
+        );
+        let device = format!("virtio-9p-pci,fsdev=files-{tag},mount_tag={tag}");
+        self.command.args(["-fsdev", &files, "-device", &device]);
+    }
+
+    /// Gives the guest a directory by virtiofs, which it cannot write to.
+    fn serve(&mut self, tag: &str, dir: &Path) -> Result<()> {
         let socket = self._sockets.path().join(tag);
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -336,8 +361,7 @@ impl Qemu {
         server
             .args(["--fd", "3", "--shared-dir"])
             .arg(dir)
-            // With another policy the guest drops a file's pages whenever it is opened again, and on
-            // the debug kernel libraries lost what their relocation had written.
+            // With another policy the guest drops a file's pages whenever it is opened again.
             .args(["--sandbox", "none", "--cache", "always", "--readonly"])
             // What is mounted below a directory is a part of it to the guest's overlay.
             .args(["--no-announce-submounts", "--log-level", "error"])
@@ -386,7 +410,6 @@ impl Qemu {
             leader.get_or_insert_with(|| interrupt::Group::of(&child));
             servers.push(child);
         }
-        let leader = leader.context("a guest has a root")?;
         self.command
             .fd_mappings(self.files)
             .context("the numbers of two files collide")?;
@@ -396,15 +419,16 @@ impl Qemu {
             Stdio::inherit()
         });
         if group {
-            self.command.process_group(leader.number());
+            let leader = leader.as_ref().map_or(0, interrupt::Group::number);
+            self.command.process_group(leader);
         }
         let qemu = self.command.spawn().context("cannot start QEMU")?;
         // Dropping the command closes the ends of the pipes that are QEMU's.
         drop(self.command);
         Ok(Running {
-            qemu,
             servers,
-            group: leader,
+            group: leader.unwrap_or_else(|| interrupt::Group::of(&qemu)),
+            qemu,
             words: self.words,
             _sockets: self._sockets,
         })
